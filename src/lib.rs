@@ -1,0 +1,6 @@
+//! Low-bit detection transformers on any GPU.
+
+pub mod error;
+pub mod tensor;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! The `qdetr` command.
+
+fn main() {}
