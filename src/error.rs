@@ -50,7 +50,9 @@ pub enum Error {
     #[error("out of GPU memory: {0}")]
     OutOfMemory(String),
     /// The device was lost (driver reset, unplugged, watchdog).
-    #[error("the GPU device was lost: {0}; a dispatch may have run too long for this system's watchdog, or the driver failed: run `qdetr check`, or choose another adapter with --gpu")]
+    #[error(
+        "the GPU device was lost: {0}; a dispatch may have run too long for this system's watchdog, or the driver failed: run `qdetr check`, or choose another adapter with --gpu"
+    )]
     DeviceLost(String),
     /// The driver refused something that should be valid, a shader above all.
     #[error("the GPU driver failed: {0}")]

@@ -1,6 +1,7 @@
 //! Low-bit detection transformers on any GPU.
 
 pub mod error;
+pub mod models;
 pub mod tensor;
 
 pub use error::{Error, Result};

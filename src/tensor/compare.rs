@@ -1,7 +1,7 @@
 //! The one place that compares numbers.
 //!
 //! Written so that it can fail: a NaN on either side, a shape that differs, or nothing to compare is a failure,
-//! and the test of a value is `!(error <= allowed)`, which a NaN cannot pass.
+//! and a value passes by `error <= allowed`, which a NaN cannot.
 
 use super::{Data, Host};
 use std::fmt;
@@ -82,7 +82,8 @@ pub fn compare_floats(found: &[f32], expected: &[f32], tolerance: Tolerance) -> 
     for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
         let error = (a - b).abs();
         let allowed = tolerance.absolute + tolerance.relative * b.abs();
-        if !(error <= allowed) || !b.is_finite() {
+        let close = error <= allowed; // false for NaN
+        if !close || !b.is_finite() {
             wrong += 1;
             let excess = if error.is_nan() { f32::INFINITY } else { error - allowed };
             if excess > worst_excess || wrong == 1 {
