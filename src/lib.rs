@@ -1,6 +1,9 @@
 //! Low-bit detection transformers on any GPU.
 
 pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernels;
 pub mod models;
 pub mod tensor;
 

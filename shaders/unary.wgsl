@@ -1,0 +1,36 @@
+#import common/index.wgsl
+
+// y = f(x), one invocation an element. FUNCTION is the host's `Function`; element_x and element_y are the types.
+
+struct Params {
+    n: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<element_x>;
+@group(0) @binding(2) var<storage, read_write> y: array<element_y>;
+
+fn eval(v: f32) -> f32 {
+    switch FUNCTION {
+        case 1u: {
+            return max(v, 0.0);
+        }
+        case 2u: {
+            return clamp(v, 0.0, 6.0);
+        }
+        case 3u: {
+            return 1.0 / (1.0 + exp(-v));
+        }
+        default: {
+            return v;
+        }
+    }
+}
+
+@compute @workgroup_size(GROUP)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(id, groups, GROUP);
+    if i < p.n {
+        y[i] = element_y(eval(f32(x[i])));
+    }
+}

@@ -1,0 +1,24 @@
+//! Everything that speaks wgpu, and nothing that knows of networks.
+//!
+//! - [`Gpu`]: one opened device with its [`Capabilities`] and [`Counters`]; choose it with [`Select`].
+//! - [`Dispatch`]: one kernel launch as plain data: shader source, constants, parameters, grid.
+//! - [`Pipeline`]: a compiled shader, cached in memory by its text and on disk by the driver.
+//! - [`shader`]: how WGSL files are composed and what is read back from them.
+//!
+//! The only `unsafe` of the crate lives here: two wgpu calls (trusted shader modules and the pipeline cache)
+//! and the memory map of weight files.
+
+mod adapter;
+mod capabilities;
+mod context;
+mod dispatch;
+mod memory;
+mod pipeline;
+pub mod shader;
+
+pub use adapter::{Select, adapters};
+pub use capabilities::{Capabilities, Tier};
+pub use context::{Counters, Gpu, Options};
+pub use dispatch::{Dispatch, Words};
+pub use memory::ReadBack;
+pub use pipeline::{Pipeline, cache_folder};

@@ -1,0 +1,228 @@
+//! Build once, derive the backward, rewrite, compile, replay.
+//!
+//! ```text
+//! model code ──> Graph ──backward──> Graph ──fold, fuse──> Graph ──Plan::compile──> Plan ──run──> outputs
+//! ```
+//!
+//! A [`Graph`] is a tape: a list of nodes in the order they were made, each an [`Op`] on earlier values. A [`Var`] is an
+//! index into its values and free to copy. Shapes never depend on data. The same graph runs on the CPU through each op's
+//! twin ([`interpret`]) and on a GPU through a [`Plan`].
+
+pub mod check;
+mod fold;
+mod interpret;
+mod memory;
+mod op;
+mod plan;
+mod profile;
+
+pub use fold::fold;
+pub use interpret::{Values, interpret};
+pub use op::{Io, Op, ids};
+pub use plan::{Params, Plan, PlanOptions, Scratch};
+pub use profile::StepTime;
+
+use crate::tensor::{Host, Shape, TensorType};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A value of a [`Graph`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Var(pub(crate) usize);
+
+/// Where a value comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Written by the host between runs.
+    Input(String),
+    /// A parameter of the model, by its PyTorch name.
+    Param(String),
+    /// Known while the graph is built.
+    Constant(Arc<Host>),
+    /// The `output`-th output of a node.
+    Node {
+        /// Index of the node.
+        node: usize,
+        /// Which of its outputs.
+        output: usize,
+    },
+    /// The same elements under another shape: costs nothing.
+    View(Var),
+}
+
+/// A value: its type and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Shape and element type.
+    pub ty: TensorType,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// An op with its wires.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it computes.
+    pub op: Arc<dyn Op>,
+    /// On what.
+    pub inputs: Vec<Var>,
+    /// Into what.
+    pub outputs: Vec<Var>,
+    /// Where in the model it was made: `transformer.encoder.layers.0`.
+    pub scope: String,
+}
+
+/// A program on tensors: nodes in the order of execution.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    outputs: BTreeMap<String, Var>,
+    params: BTreeMap<String, Var>,
+    scope: Vec<String>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A value that the host writes between runs.
+    pub fn input(&mut self, name: &str, ty: TensorType) -> Var {
+        self.value(ty, Origin::Input(name.to_owned()))
+    }
+
+    /// A parameter by its full name; asking twice gives the same value.
+    ///
+    /// # Panics
+    /// When asked again with another type.
+    #[track_caller]
+    pub fn param(&mut self, name: &str, ty: TensorType) -> Var {
+        if let Some(&known) = self.params.get(name) {
+            assert_eq!(self.ty(known), ty, "parameter {name} is {}, asked for as {ty}", self.ty(known));
+            return known;
+        }
+        let var = self.value(ty, Origin::Param(name.to_owned()));
+        self.params.insert(name.to_owned(), var);
+        var
+    }
+
+    /// A value that is known now.
+    pub fn constant(&mut self, host: Host) -> Var {
+        self.value(host.ty(), Origin::Constant(Arc::new(host)))
+    }
+
+    /// Adds a node and returns its first output.
+    #[track_caller]
+    pub fn apply(&mut self, op: impl Op, inputs: &[Var]) -> Var {
+        self.apply_all(Arc::new(op), inputs)[0]
+    }
+
+    /// Adds a node and returns all its outputs.
+    ///
+    /// # Panics
+    /// When the op refuses the inputs' types, with the scope it happened in.
+    #[track_caller]
+    pub fn apply_all(&mut self, op: Arc<dyn Op>, inputs: &[Var]) -> Vec<Var> {
+        let types = self.types(inputs);
+        let node = self.nodes.len();
+        let outputs = op.outputs(&types).into_iter().enumerate();
+        let outputs: Vec<Var> = outputs.map(|(output, ty)| self.value(ty, Origin::Node { node, output })).collect();
+        let scope = self.scope.join(".");
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope });
+        outputs
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    #[track_caller]
+    pub fn reshape(&mut self, x: Var, shape: impl AsRef<[usize]>) -> Var {
+        let (from, shape) = (self.ty(x), Shape::new(shape));
+        assert_eq!(from.shape.len(), shape.len(), "reshape: {from} has {} elements, {shape} has {}", from.shape.len(), shape.len());
+        if from.shape == shape { x } else { self.value(TensorType { shape, ..from }, Origin::View(x)) }
+    }
+
+    /// Names a value as a result of the graph.
+    pub fn output(&mut self, name: &str, var: Var) {
+        self.outputs.insert(name.to_owned(), var);
+    }
+
+    /// Runs `build` with a name pushed on the scope, which prefixes what is made inside it.
+    pub fn scoped<T>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.scope.push(name.to_owned());
+        let result = build(self);
+        self.scope.pop();
+        result
+    }
+
+    /// Shape and element type of a value.
+    pub fn ty(&self, var: Var) -> TensorType {
+        self.values[var.0].ty
+    }
+
+    /// Shape of a value.
+    pub fn shape(&self, var: Var) -> Shape {
+        self.ty(var).shape
+    }
+
+    /// The types of several values.
+    pub fn types(&self, vars: &[Var]) -> Vec<TensorType> {
+        vars.iter().map(|&v| self.ty(v)).collect()
+    }
+
+    /// The nodes, in order of execution.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The values.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// Results by name.
+    pub fn outputs(&self) -> &BTreeMap<String, Var> {
+        &self.outputs
+    }
+
+    /// Parameters by name.
+    pub fn params(&self) -> &BTreeMap<String, Var> {
+        &self.params
+    }
+
+    /// Inputs by name, in the order they were made.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, Var)> {
+        self.values.iter().enumerate().filter_map(|(i, value)| match &value.origin {
+            Origin::Input(name) => Some((name.as_str(), Var(i))),
+            _ => None,
+        })
+    }
+
+    /// The value that holds the elements: views followed to their root.
+    pub fn root(&self, var: Var) -> Var {
+        match self.values[var.0].origin {
+            Origin::View(of) => self.root(of),
+            _ => var,
+        }
+    }
+
+    fn value(&mut self, ty: TensorType, origin: Origin) -> Var {
+        self.values.push(Value { ty, origin });
+        Var(self.values.len() - 1)
+    }
+}
+
+/// The graph as text: one line a node, with scope, types and wires.
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, node) in self.nodes.iter().enumerate() {
+            let wires = |vars: &[Var]| vars.iter().map(|&v| format!("%{} {}", self.root(v).0, self.ty(v))).collect::<Vec<_>>().join(", ");
+            writeln!(f, "{i:4} {:10} {} <- {}  {}", node.op.name(), wires(&node.outputs), wires(&node.inputs), node.scope)?;
+        }
+        Ok(())
+    }
+}

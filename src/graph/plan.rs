@@ -1,0 +1,487 @@
+//! A compiled graph: buffers, pipelines and bind groups made once, replayed in one compute pass.
+
+use super::memory::{self, MemoryPlan};
+use super::{Graph, Origin, Values, Var};
+use crate::gpu::{Dispatch, Gpu, Pipeline, ReadBack};
+use crate::tensor::{Host, TensorType};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, Buffer, BufferBinding, BufferUsages, ComputePass};
+
+/// Words written behind every buffer of a guarded plan: a kernel that writes past its end destroys them.
+const GUARD_WORDS: usize = 64;
+const GUARD: u32 = 0xA5A5_5A5A;
+
+/// How to compile a plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanOptions {
+    /// Which of an op's kernels to take: the `n`-th best, or the last when there are fewer. 0 is the normal choice.
+    pub variant: usize,
+    /// Every value keeps a buffer of its own that the host can read: for tracing.
+    pub keep_all: bool,
+    /// Put guard words behind every scratch and output buffer: for checking.
+    pub guards: bool,
+}
+
+/// The parameters of a model on the device, in one flat arena (more where the device limits buffer sizes). Shared by all
+/// plans of the model.
+#[derive(Clone, Debug)]
+pub struct Params(Arc<Arena>);
+
+#[derive(Debug)]
+struct Arena {
+    buffers: Vec<Buffer>,
+    places: HashMap<String, Place>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    buffer: usize,
+    offset: usize,
+    ty: TensorType,
+}
+
+impl Params {
+    /// Uploads parameters.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when they do not fit, or one alone is larger than a buffer or binding may be.
+    pub fn upload(gpu: &Gpu, values: &Values) -> Result<Self> {
+        let align = gpu.limits().min_storage_buffer_offset_alignment as usize;
+        let most = gpu.limits().max_buffer_size as usize;
+        let binding = gpu.limits().max_storage_buffer_binding_size as usize;
+        let (mut sizes, mut places) = (vec![0usize], HashMap::new());
+        for (name, host) in values {
+            let bytes = host.ty().bytes().max(16);
+            if bytes > binding.min(most) {
+                return Err(Error::OutOfMemory(format!("`{name}` takes {bytes} bytes; one binding of this device holds {binding}")));
+            }
+            let offset = sizes.last().map_or(0, |s| s.next_multiple_of(align));
+            let fits = offset + bytes <= most;
+            let offset = if fits { offset } else { 0 };
+            if !fits {
+                sizes.push(0);
+            }
+            let buffer = sizes.len() - 1;
+            sizes[buffer] = offset + bytes;
+            places.insert(name.clone(), Place { buffer, offset, ty: host.ty() });
+        }
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+        let buffers: Vec<Buffer> = sizes.iter().map(|&s| gpu.buffer("parameters", s, usage)).collect::<Result<_>>()?;
+        for (name, host) in values {
+            let place = places[name];
+            gpu.queue().write_buffer(&buffers[place.buffer], place.offset as u64, &padded(host));
+        }
+        gpu.queue().submit([]);
+        Ok(Self(Arc::new(Arena { buffers, places, bytes: sizes.iter().sum() })))
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+}
+
+fn padded(host: &Host) -> std::borrow::Cow<'_, [u8]> {
+    let bytes = host.as_bytes();
+    if bytes.len().is_multiple_of(4) {
+        return bytes.into();
+    }
+    let mut owned = bytes.to_vec();
+    owned.resize(bytes.len().next_multiple_of(4), 0);
+    owned.into()
+}
+
+/// Scratch buffers that plans share: only one of them runs at a time. Compile the largest plan first.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    buffers: Vec<Buffer>,
+}
+
+/// A range of a buffer that a value lives in.
+#[derive(Clone, Debug)]
+struct Slice {
+    buffer: Buffer,
+    offset: u64,
+    size: u64,
+}
+
+/// One kernel launch, ready.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) bind_group: BindGroup,
+    pub(super) dispatch: Dispatch,
+}
+
+impl Step {
+    pub(super) fn encode(&self, pass: &mut ComputePass<'_>) {
+        let [x, y, z] = self.dispatch.groups;
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// Bytes on the device, by kind.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct MemoryReport {
+    /// Parameters, shared by all plans of the model.
+    pub params: usize,
+    /// Scratch buffers, shared by all plans.
+    pub scratch: usize,
+    /// Inputs, outputs and their staging.
+    pub io: usize,
+    /// The most scratch bytes alive at one node: the floor of `scratch`.
+    pub live: usize,
+}
+
+impl MemoryReport {
+    /// All bytes.
+    pub fn total(&self) -> usize {
+        self.params + self.scratch + self.io
+    }
+}
+
+/// A compiled graph.
+#[derive(Debug)]
+pub struct Plan {
+    gpu: Gpu,
+    graph: Graph,
+    pub(super) steps: Vec<Step>,
+    buffers: HashMap<Var, Slice>,
+    memory: MemoryPlan,
+    report: MemoryReport,
+    read_back: ReadBack,
+}
+
+impl Plan {
+    /// Compiles a graph: chooses kernels, plans memory, compiles pipelines, makes bind groups.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with what would be needed, [`Error::Driver`] when a shader is refused.
+    ///
+    /// # Panics
+    /// When a parameter is missing from `params`, or an output of the graph is not computed by a node.
+    pub fn compile(gpu: &Gpu, graph: &Graph, params: &Params, scratch: &mut Scratch, options: PlanOptions) -> Result<Self> {
+        let dispatches = choose_kernels(gpu, graph, options);
+        let memory = memory::plan(graph, &memory::lives(graph), !options.keep_all);
+        let guard = if options.guards { GUARD_WORDS * 4 } else { 0 };
+        let mut own = Scratch::default();
+        let scratch = if options.guards || options.keep_all { &mut own } else { scratch };
+        grow(gpu, scratch, &memory.slots, guard)?;
+        let mut buffers = HashMap::new();
+        let mut io = 0;
+        for (i, value) in graph.values().iter().enumerate() {
+            let var = Var(i);
+            if let Some(slice) = place(gpu, value, var, &memory, scratch, params, guard, &mut io)? {
+                buffers.insert(var, slice);
+            }
+        }
+        let pipelines = gpu.compile(&dispatches.iter().collect::<Vec<_>>())?;
+        let steps = bind(gpu, graph, dispatches, pipelines, &buffers)?;
+        let outputs: usize = graph.outputs().values().map(|&v| graph.ty(v).bytes()).sum();
+        let report = MemoryReport { params: params.bytes(), scratch: memory.slots.iter().sum(), io: io + outputs, live: memory.live_bytes };
+        let read_back = ReadBack::new(gpu, outputs)?;
+        let plan = Self { gpu: gpu.clone(), graph: graph.clone(), steps, buffers, memory, report, read_back };
+        gpu.take_failure()?;
+        Ok(plan)
+    }
+
+    /// The graph that was compiled.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The device it was compiled for.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Bytes on the device.
+    pub fn memory(&self) -> MemoryReport {
+        self.report
+    }
+
+    /// Kernel launches of one run.
+    pub fn dispatches(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Writes an input; to be done between runs.
+    ///
+    /// # Panics
+    /// When the graph has no such input, or one of another type.
+    pub fn write(&self, name: &str, host: &Host) {
+        let input = self.graph.inputs().find(|(n, _)| *n == name);
+        let (_, var) = input.unwrap_or_else(|| panic!("the graph has no input `{name}`"));
+        assert_eq!(host.ty(), self.graph.ty(var), "input `{name}`");
+        // An input that no node reads has no buffer.
+        if let Some(slice) = self.buffers.get(&var) {
+            self.gpu.queue().write_buffer(&slice.buffer, 0, &padded(host));
+        }
+    }
+
+    /// Submits one run: all steps in one compute pass, then the copies of the outputs for [`Plan::read`]. Allocates and
+    /// compiles nothing.
+    ///
+    /// # Errors
+    /// A failure of the device since the last wait.
+    pub fn run(&self) -> Result<()> {
+        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
+            for step in &self.steps {
+                step.encode(&mut pass);
+            }
+        }
+        let mut offset = 0;
+        for &var in self.graph.outputs().values() {
+            let bytes = self.graph.ty(var).bytes() as u64;
+            let slice = &self.buffers[&self.graph.root(var)];
+            encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset, self.read_back.buffer(), offset, Some(bytes));
+            offset += bytes;
+        }
+        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.counters().add_submit();
+        self.gpu.counters().add_dispatches(self.steps.len());
+        self.gpu.take_failure()
+    }
+
+    /// Waits for the last run and reads all outputs: one read-back.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn read(&self) -> Result<Values> {
+        self.read_back.read(&self.gpu, |bytes| {
+            let mut offset = 0;
+            let take = |(name, &var): (&String, &Var)| {
+                let ty = self.graph.ty(var);
+                let host = Host::from_bytes(ty, &bytes[offset..]);
+                offset += ty.bytes();
+                (name.clone(), host)
+            };
+            self.graph.outputs().iter().map(take).collect()
+        })
+    }
+
+    /// Writes the inputs, runs, and reads the outputs.
+    ///
+    /// # Errors
+    /// As [`Plan::run`] and [`Plan::read`].
+    pub fn call(&self, inputs: &Values) -> Result<Values> {
+        for (name, host) in inputs {
+            self.write(name, host);
+        }
+        self.run()?;
+        self.read()
+    }
+
+    /// Reads any value of a plan compiled with `keep_all`.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn peek(&self, var: Var) -> Result<Host> {
+        let (ty, slice) = (self.graph.ty(var), &self.buffers[&self.graph.root(var)]);
+        let bytes = self.copy_out(slice, ty.bytes() as u64)?;
+        Ok(Host::from_bytes(ty, &bytes))
+    }
+
+    /// Fills every buffer that kernels write with a pattern, and puts the guard words behind each.
+    ///
+    /// # Errors
+    /// None of its own: a failure shows at the next run.
+    pub fn poison(&self, pattern: u32) {
+        for (_, slice) in self.written() {
+            let words = (slice.size / 4) as usize;
+            let mut content = vec![pattern; words];
+            let body = words.saturating_sub(GUARD_WORDS);
+            content[body..].fill(GUARD);
+            self.gpu.queue().write_buffer(&slice.buffer, slice.offset, bytemuck::cast_slice(&content));
+        }
+    }
+
+    /// Whether all guard words are as [`Plan::poison`] left them; for plans compiled with `guards`.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn guards_intact(&self) -> Result<bool> {
+        for (_, slice) in self.written() {
+            let bytes = self.copy_out(slice, slice.size)?;
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+            if words[words.len() - GUARD_WORDS..].iter().any(|&w| w != GUARD) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn written(&self) -> impl Iterator<Item = (Var, &Slice)> {
+        let is_written = |v: &Var| matches!(self.graph.values()[v.0].origin, Origin::Node { .. });
+        self.buffers.iter().map(|(&v, s)| (v, s)).filter(move |(v, _)| is_written(v))
+    }
+
+    fn copy_out(&self, slice: &Slice, bytes: u64) -> Result<Vec<u8>> {
+        let staging = ReadBack::new(&self.gpu, bytes as usize)?;
+        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset, staging.buffer(), 0, Some(bytes));
+        self.gpu.queue().submit([encoder.finish()]);
+        staging.read(&self.gpu, <[u8]>::to_vec)
+    }
+}
+
+/// The plan as text: one line a step with op, kernel, grid, types, slots and scope, then the memory.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |v: Var| match self.memory.slot_of.get(&self.graph.root(v)) {
+            Some(slot) => format!("{}@{slot}", self.graph.ty(v)),
+            None => self.graph.ty(v).to_string(),
+        };
+        let places = |vars: &[Var]| vars.iter().map(|&v| place(v)).collect::<Vec<_>>().join(", ");
+        for (i, (node, step)) in self.graph.nodes().iter().zip(&self.steps).enumerate() {
+            let (kernel, groups) = (step.dispatch.source.name, step.dispatch.groups);
+            writeln!(
+                f,
+                "{i:4} {:12} {kernel:24} {groups:?} {} <- {}  {}",
+                node.op.name(),
+                places(&node.outputs),
+                places(&node.inputs),
+                node.scope
+            )?;
+        }
+        let m = self.report;
+        writeln!(f, "memory: {} bytes = params {} + scratch {} (live {}) + io {}", m.total(), m.params, m.scratch, m.live, m.io)
+    }
+}
+
+fn choose_kernels(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Vec<Dispatch> {
+    let choose = |node: &super::Node| {
+        let (inputs, outputs) = (graph.types(&node.inputs), graph.types(&node.outputs));
+        let mut kernels = node.op.kernels(&inputs, &outputs, gpu.capabilities());
+        kernels.retain(|k| gpu.capabilities().allows(k.tier));
+        let index = options.variant.min(kernels.len().saturating_sub(1));
+        assert!(!kernels.is_empty(), "{}: no kernel for {} on this device", node.op.name(), super::ids(&inputs));
+        kernels.swap_remove(index)
+    };
+    graph.nodes().iter().map(choose).collect()
+}
+
+/// Makes sure that there is a scratch buffer of sufficient size for every slot. Slots come largest first.
+fn grow(gpu: &Gpu, scratch: &mut Scratch, slots: &[usize], guard: usize) -> Result<()> {
+    let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+    let limit = gpu.limits().max_storage_buffer_binding_size as usize;
+    for (i, &bytes) in slots.iter().enumerate() {
+        if bytes > limit {
+            let most = "use a smaller image or batch";
+            return Err(Error::OutOfMemory(format!("an activation takes {bytes} bytes; one binding of this device holds {limit}; {most}")));
+        }
+        let too_small = scratch.buffers.get(i).is_none_or(|b| (b.size() as usize) < bytes + guard);
+        if too_small {
+            let buffer = gpu.buffer("scratch", bytes + guard, usage)?;
+            scratch.buffers.truncate(i);
+            scratch.buffers.push(buffer);
+        }
+    }
+    Ok(())
+}
+
+/// The buffer range of a value; `None` for views, which live in another value's.
+#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename the arguments")]
+fn place(
+    gpu: &Gpu,
+    value: &super::Value,
+    var: Var,
+    memory: &MemoryPlan,
+    scratch: &Scratch,
+    params: &Params,
+    guard: usize,
+    io: &mut usize,
+) -> Result<Option<Slice>> {
+    let bytes = value.ty.bytes();
+    let whole = |buffer: Buffer, bytes: usize| Some(Slice { size: buffer.size().min(bytes.max(16) as u64), buffer, offset: 0 });
+    Ok(match &value.origin {
+        Origin::View(_) => None,
+        Origin::Input(name) => {
+            *io += bytes;
+            whole(gpu.buffer(name, bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC)?, bytes)
+        }
+        Origin::Param(name) => {
+            let place = params.0.places.get(name).unwrap_or_else(|| panic!("parameter `{name}` was not uploaded"));
+            assert_eq!(place.ty, value.ty, "parameter `{name}`");
+            Some(Slice { buffer: params.0.buffers[place.buffer].clone(), offset: place.offset as u64, size: bytes.max(16) as u64 })
+        }
+        Origin::Constant(host) => {
+            *io += bytes;
+            let buffer = gpu.buffer("constant", bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
+            gpu.queue().write_buffer(&buffer, 0, &padded(host));
+            whole(buffer, bytes)
+        }
+        Origin::Node { .. } => match memory.slot_of.get(&var) {
+            Some(&slot) => whole(scratch.buffers[slot].clone(), bytes + guard),
+            None => {
+                *io += bytes;
+                let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+                whole(gpu.buffer("output", bytes + guard, usage)?, bytes + guard)
+            }
+        },
+    })
+}
+
+fn bind(
+    gpu: &Gpu,
+    graph: &Graph,
+    dispatches: Vec<Dispatch>,
+    pipelines: Vec<Arc<Pipeline>>,
+    buffers: &HashMap<Var, Slice>,
+) -> Result<Vec<Step>> {
+    let align = gpu.limits().min_uniform_buffer_offset_alignment as usize;
+    let mut words = Vec::new();
+    let mut offsets = Vec::new();
+    for (dispatch, pipeline) in dispatches.iter().zip(&pipelines) {
+        check_params(dispatch, pipeline);
+        offsets.push(words.len());
+        words.extend(dispatch.params.bytes());
+        words.resize(words.len().next_multiple_of(align), 0);
+    }
+    let uniforms = gpu.buffer("kernel parameters", words.len(), BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+    gpu.queue().write_buffer(&uniforms, 0, &words);
+    let mut steps = Vec::new();
+    for (((node, dispatch), pipeline), offset) in graph.nodes().iter().zip(dispatches).zip(pipelines).zip(offsets) {
+        let params = Slice { buffer: uniforms.clone(), offset: offset as u64, size: dispatch.params.bytes().len() as u64 };
+        let inputs = dispatch.inputs.iter().map(|&i| buffers[&graph.root(node.inputs[i])].clone());
+        let outputs = node.outputs.iter().map(|v| buffers[v].clone());
+        let slices: Vec<Slice> = std::iter::once(params).chain(inputs).chain(outputs).collect();
+        assert_eq!(slices.len(), pipeline.reflection.bindings.len(), "{}: bindings of {}", node.op.name(), dispatch.source.name);
+        let bind_group = bind_group(gpu, dispatch.source.name, &pipeline, &slices);
+        steps.push(Step { pipeline, bind_group, dispatch });
+    }
+    Ok(steps)
+}
+
+#[track_caller]
+fn check_params(dispatch: &Dispatch, pipeline: &Pipeline) {
+    let (name, declared) = (dispatch.source.name, pipeline.reflection.params_size);
+    assert_eq!(
+        declared,
+        dispatch.params.len() * 4,
+        "{name}: `Params` has {declared} bytes, the host gives {} words",
+        dispatch.params.len()
+    );
+}
+
+fn bind_group(gpu: &Gpu, label: &str, pipeline: &Pipeline, slices: &[Slice]) -> BindGroup {
+    let entry = |(i, slice): (usize, &Slice)| BindGroupEntry {
+        binding: i as u32,
+        resource: wgpu::BindingResource::Buffer(BufferBinding {
+            buffer: &slices[i].buffer,
+            offset: slice.offset,
+            size: std::num::NonZeroU64::new(slice.size),
+        }),
+    };
+    let entries: Vec<_> = slices.iter().enumerate().map(entry).collect();
+    gpu.counters().add_bind_group();
+    gpu.device().create_bind_group(&BindGroupDescriptor { label: Some(label), layout: &pipeline.layout, entries: &entries })
+}
