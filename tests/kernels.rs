@@ -43,4 +43,4 @@ macro_rules! families {
     };
 }
 
-families!(unary);
+families!(conv, linear, unary);

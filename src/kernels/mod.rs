@@ -3,9 +3,17 @@
 //! To add an op: the WGSL in `shaders/`, the Rust file here, one line in [`TABLE`]. Tests, `qdetr check`, benches and the
 //! shader audit enumerate the table.
 
+pub mod conv;
+pub mod epilogue;
+mod gemm;
+pub mod linear;
 pub mod unary;
 
 use crate::graph::check::Family;
 
 /// Every family.
-pub const TABLE: &[Family] = &[Family { name: "unary", cases: unary::cases }];
+pub const TABLE: &[Family] = &[
+    Family { name: "conv", cases: conv::cases },
+    Family { name: "linear", cases: linear::cases },
+    Family { name: "unary", cases: unary::cases },
+];
