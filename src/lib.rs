@@ -5,6 +5,7 @@ pub mod gpu;
 pub mod graph;
 pub mod kernels;
 pub mod models;
+pub mod rng;
 pub mod tensor;
 
 pub use error::{Error, Result};
