@@ -21,6 +21,9 @@ fn eval(v: f32) -> f32 {
         case 3u: {
             return 1.0 / (1.0 + exp(-v));
         }
+        case 4u: {
+            return -v;
+        }
         default: {
             return v;
         }

@@ -53,6 +53,20 @@ impl Dispatch {
         self
     }
 
+    /// `alias NAME = type;` or, for a `width` of 4, `alias NAME = vec4<type>;`: for shaders that are written once for both.
+    ///
+    /// # Panics
+    /// When `width` is neither 1 nor 4.
+    pub fn wide(mut self, name: &str, dtype: DType, width: usize) -> Self {
+        self.f16 |= dtype == DType::F16;
+        let _ = match width {
+            1 => writeln!(self.prelude, "alias {name} = {};", dtype.wgsl()),
+            4 => writeln!(self.prelude, "alias {name} = vec4<{}>;", dtype.wgsl()),
+            _ => panic!("{name}: a width of {width} is neither 1 nor 4"),
+        };
+        self
+    }
+
     /// `const NAME = value;` as `u32`.
     pub fn constant(mut self, name: &str, value: usize) -> Self {
         let _ = writeln!(self.prelude, "const {name} = {value}u;");

@@ -32,7 +32,8 @@ macro_rules! wgsl {
 }
 
 /// The files that others import.
-pub const COMMON: &[Source] = &[wgsl!("common/index.wgsl"), wgsl!("common/epilogue.wgsl"), wgsl!("common/conv_params.wgsl")];
+pub const COMMON: &[Source] =
+    &[wgsl!("common/index.wgsl"), wgsl!("common/epilogue.wgsl"), wgsl!("common/conv_params.wgsl"), wgsl!("common/reduce.wgsl")];
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,17 +3,28 @@
 //! To add an op: the WGSL in `shaders/`, the Rust file here, one line in [`TABLE`]. Tests, `qdetr check`, benches and the
 //! shader audit enumerate the table.
 
+pub mod binary;
 pub mod conv;
 pub mod epilogue;
 mod gemm;
+pub mod layer_norm;
 pub mod linear;
+pub mod reduce;
+mod rows;
+pub mod scale_shift;
+pub mod softmax;
 pub mod unary;
 
 use crate::graph::check::Family;
 
 /// Every family.
 pub const TABLE: &[Family] = &[
+    Family { name: "binary", cases: binary::cases },
     Family { name: "conv", cases: conv::cases },
+    Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
+    Family { name: "reduce", cases: reduce::cases },
+    Family { name: "scale_shift", cases: scale_shift::cases },
+    Family { name: "softmax", cases: softmax::cases },
     Family { name: "unary", cases: unary::cases },
 ];

@@ -23,6 +23,8 @@ pub enum Function {
     Relu6,
     /// `1 / (1 + exp(-x))`
     Sigmoid,
+    /// `−x`
+    Negate,
 }
 
 /// `y = function(x)` in the element type `to`.
@@ -41,6 +43,7 @@ impl Function {
             Self::Relu => x.max(0.0),
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Self::Negate => -x,
         }
     }
 }
@@ -96,6 +99,12 @@ pub fn sigmoid(g: &mut Graph, x: Var) -> Var {
     g.apply(Unary { function: Function::Sigmoid, to }, &[x])
 }
 
+/// `−x`
+pub fn negate(g: &mut Graph, x: Var) -> Var {
+    let to = g.ty(x).dtype;
+    g.apply(Unary { function: Function::Negate, to }, &[x])
+}
+
 /// The same values in another element type; no node when it is the same type.
 pub fn cast(g: &mut Graph, x: Var, to: DType) -> Var {
     if g.ty(x).dtype == to { x } else { g.apply(Unary { function: Function::Identity, to }, &[x]) }
@@ -106,7 +115,7 @@ pub fn cases() -> Vec<Case> {
     let shapes: [&[usize]; 8] = [&[1], &[7], &[256], &[257], &[5, 7, 11, 13], &[3, 1], &[1, 1, 1, 1021], &[65_535 * 256 + 300]];
     let mut cases = Vec::new();
     for (i, shape) in shapes.into_iter().enumerate() {
-        for function in [Function::Relu, Function::Relu6, Function::Sigmoid, Function::Identity] {
+        for function in [Function::Relu, Function::Relu6, Function::Sigmoid, Function::Negate, Function::Identity] {
             // The shape past 65,535 workgroups is large: once is enough.
             if shape.iter().product::<usize>() > 1 << 20 && function != Function::Relu {
                 continue;

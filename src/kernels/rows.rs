@@ -1,0 +1,39 @@
+//! What kernels share that reduce rows: how many invocations take a row, how many rows a workgroup takes.
+
+use crate::gpu::Dispatch;
+use crate::tensor::{DType, Shape};
+use crate::wgsl;
+
+/// The widths in which a dimension of `n` numbers can be read, best first: vec4s where it divides, single numbers always.
+pub(super) fn width_of(n: usize) -> impl Iterator<Item = usize> {
+    n.is_multiple_of(4).then_some(4).into_iter().chain([1])
+}
+
+/// Invocations and workgroups over the rows of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowLayout {
+    lanes: usize,
+    group: usize,
+    rows: usize,
+    width: usize,
+}
+
+impl RowLayout {
+    /// The layout for rows of `shape`'s last dimension, read `width` numbers at a time: a power of two of invocations a
+    /// row, at most 256, and several short rows in a workgroup of 64.
+    pub(super) fn new(shape: Shape, width: usize) -> Self {
+        let lanes = (shape.last() / width).next_power_of_two().min(256);
+        Self { lanes, group: lanes.max(64), rows: shape.rows(), width }
+    }
+
+    /// Adds constants, the type `wide` with `sum_of` and `max_of`, and the grid.
+    pub(super) fn apply(self, dispatch: Dispatch) -> Dispatch {
+        let lanes = if self.width == 4 { wgsl!("lanes/vec4.wgsl") } else { wgsl!("lanes/scalar.wgsl") };
+        dispatch
+            .wide("wide", DType::F32, self.width)
+            .part(lanes)
+            .constant("LANES", self.lanes)
+            .constant("GROUP", self.group)
+            .over_groups(self.rows.div_ceil(self.group / self.lanes))
+    }
+}

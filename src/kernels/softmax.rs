@@ -1,0 +1,131 @@
+//! Softmax over the last dimension, materialized, with an optional mask of columns.
+//!
+//! Shapes: x `[B, .., S]`, mask `[B, S]` (`u32`, 1 = valid, as DETR's `key_padding_mask` negated), y as x.
+//! A masked column counts as [`MASKED`], a large finite negative: it gets exactly 0 while its row has a valid column; in a
+//! row without any, all columns get 1/S. Saved for backward: y.
+
+use crate::gpu::{Capabilities, Dispatch, Words};
+use crate::graph::check::{Case, noise};
+use crate::graph::{Graph, Op, Var, ids};
+use crate::kernels::rows::{RowLayout, width_of};
+use crate::tensor::compare::Tolerance;
+use crate::tensor::{DType, Host, TensorType};
+use crate::wgsl;
+
+/// What the score of a masked key counts as. WGSL knows no infinities.
+pub const MASKED: f32 = -1e30;
+
+/// Softmax over the last dimension of its first input; a second input is the mask.
+#[derive(Clone, Copy, Debug)]
+pub struct Softmax;
+
+impl Softmax {
+    fn kernel(inputs: &[TensorType], width: usize) -> Dispatch {
+        let (x, has_mask) = (inputs[0], inputs.len() == 2);
+        let (rows, pieces) = (x.shape.rows(), x.shape.last() / width);
+        let batch = if has_mask { inputs[1].shape.rows() } else { 1 };
+        let dispatch = Dispatch::new(wgsl!("softmax.wgsl"), 2)
+            .wide("wide_x", x.dtype, width)
+            .wide("wide_mask", DType::U32, width)
+            .flag("HAS_MASK", has_mask)
+            .bind(if has_mask { [0, 1] } else { [0, 0] })
+            .params(Words::of([rows, pieces, rows / batch]));
+        RowLayout::new(x.shape, width).apply(dispatch)
+    }
+}
+
+impl Op for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let fits = |x: &TensorType, mask: Option<&TensorType>| {
+            let shape = x.shape.dims();
+            let masked = |m: &TensorType| *m == TensorType::new([shape[0], x.shape.last()], DType::U32) && shape.len() > 1;
+            x.dtype.is_float() && mask.is_none_or(masked)
+        };
+        let fits = (1..=2).contains(&inputs.len()) && fits(&inputs[0], inputs.get(1));
+        assert!(fits, "softmax: wants floats x [B, .., S] and maybe a mask u32[B, S], found {}", ids(inputs));
+        vec![inputs[0]]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let (x, columns) = (inputs[0].to_f32(), inputs[0].shape().last());
+        let rows_of_mask = inputs.get(1).map_or(1, |m| inputs[0].shape().rows() / m.shape().rows());
+        let softmax = |(row, x): (usize, &[f32])| {
+            let mask = inputs.get(1).map(|m| &m.as_u32()[row / rows_of_mask * columns..][..columns]);
+            softmax_row(x, mask)
+        };
+        vec![Host::from_f32(outputs[0], x.chunks(columns).enumerate().flat_map(softmax).collect())]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        width_of(inputs[0].shape.last()).map(|width| Self::kernel(inputs, width)).collect()
+    }
+
+    fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        5 * inputs[0].shape.len() as u64
+    }
+}
+
+/// Softmax of one row, its masked columns replaced by [`MASKED`].
+pub(super) fn softmax_row(x: &[f32], mask: Option<&[u32]>) -> Vec<f32> {
+    let score = |i: usize| if mask.is_some_and(|m| m[i] == 0) { MASKED } else { x[i] };
+    let largest = (0..x.len()).map(score).fold(MASKED, f32::max);
+    let weights: Vec<f32> = (0..x.len()).map(|i| (score(i) - largest).exp()).collect();
+    let total: f32 = weights.iter().sum();
+    weights.iter().map(|w| w / total).collect()
+}
+
+/// Softmax over the last dimension of x `[B, .., S]`; columns with a 0 in `mask` (`u32[B, S]`) take no part.
+pub fn softmax(g: &mut Graph, x: Var, mask: Option<Var>) -> Var {
+    match mask {
+        Some(mask) => g.apply(Softmax, &[x, mask]),
+        None => g.apply(Softmax, &[x]),
+    }
+}
+
+/// A test mask `[B, S]`: about a third of the columns masked, and in the last batch element all of them when `all_masked`.
+pub(super) fn test_mask(batch: usize, columns: usize, seed: u64, all_masked: bool) -> Host {
+    let noise = noise([batch, columns], seed);
+    let valid = |(i, &v): (usize, &f32)| u32::from(v > -0.3 && !(all_masked && i / columns == batch - 1));
+    Host::u32([batch, columns], noise.to_f32().iter().enumerate().map(valid).collect())
+}
+
+/// Cases of the op table.
+pub fn cases() -> Vec<Case> {
+    // One element, one column, primes, one past the lanes of a row, attention maps, more than 65,535 workgroups.
+    let shapes: [&[usize]; 9] =
+        [&[1], &[3, 1], &[5, 7], &[2, 3, 257], &[2, 2, 5, 850], &[2, 8, 3, 100], &[1, 1021], &[3, 5, 7, 12], &[65_540, 33]];
+    let mut cases = Vec::new();
+    for (i, shape) in shapes.into_iter().enumerate() {
+        let x: Vec<f32> = noise(shape, i as u64).to_f32().iter().map(|v| v * 20.0).collect();
+        let case = Case::new(Softmax, vec![Host::f32(shape, x)], Tolerance::of(1e-5));
+        let mut masked = case.clone();
+        masked.inputs.push(test_mask(shape[0], shape[shape.len() - 1], i as u64, true));
+        if shape.len() > 1 && shape[0] < 1000 {
+            cases.extend([masked.in_f16(Tolerance::of(2e-3)), masked]);
+        }
+        cases.push(case);
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_masked_column_gets_nothing_and_a_row_without_columns_is_uniform() {
+        assert_eq!(softmax_row(&[5.0, 1e4, 5.0], Some(&[1, 0, 1])), [0.5, 0.0, 0.5]);
+        assert_eq!(softmax_row(&[5.0, -1e4, 7.0, 0.0], Some(&[0, 0, 0, 0])), [0.25; 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "f32[2, 3], u32[3]")]
+    fn a_mask_of_another_shape_is_refused() {
+        let types = [TensorType::f32([2, 3]), TensorType::new([3], DType::U32)];
+        Softmax.outputs(&types);
+    }
+}
