@@ -1,6 +1,10 @@
 //! Low-bit detection transformers on any GPU.
 
+pub mod boxes;
+pub mod data;
 pub mod error;
+pub mod eval;
+mod files;
 pub mod gpu;
 pub mod graph;
 pub mod kernels;
