@@ -3,6 +3,7 @@
 //! To add an op: the WGSL in `shaders/`, the Rust file here, one line in [`TABLE`]. Tests, `qdetr check`, benches and the
 //! shader audit enumerate the table.
 
+pub mod attention;
 pub mod binary;
 pub mod conv;
 pub mod epilogue;
@@ -19,6 +20,7 @@ use crate::graph::check::Family;
 
 /// Every family.
 pub const TABLE: &[Family] = &[
+    Family { name: "attention", cases: attention::cases },
     Family { name: "binary", cases: binary::cases },
     Family { name: "conv", cases: conv::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
