@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod graph;
 pub mod kernels;
 pub mod models;
+pub mod nn;
 pub mod rng;
 pub mod tensor;
 

@@ -10,16 +10,21 @@
 
 pub mod check;
 mod fold;
+mod fuse;
 mod interpret;
 mod memory;
 mod op;
+mod params;
 mod plan;
 mod profile;
+mod rebuild;
 
-pub use fold::fold;
+pub use fold::{Folded, fold};
+pub use fuse::fuse;
 pub use interpret::{Values, interpret};
 pub use op::{Io, Op, ids};
-pub use plan::{Params, Plan, PlanOptions, Scratch};
+pub use params::Params;
+pub use plan::{MemoryReport, Plan, PlanOptions, Scratch};
 pub use profile::StepTime;
 
 use crate::tensor::{Host, Shape, TensorType};
@@ -153,10 +158,25 @@ impl Graph {
 
     /// Runs `build` with a name pushed on the scope, which prefixes what is made inside it.
     pub fn scoped<T>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> T) -> T {
-        self.scope.push(name.to_owned());
+        self.enter(name);
         let result = build(self);
-        self.scope.pop();
+        self.leave();
         result
+    }
+
+    /// Pushes a name on the scope.
+    pub(crate) fn enter(&mut self, name: &str) {
+        self.scope.push(name.to_owned());
+    }
+
+    /// Takes the last name off the scope.
+    pub(crate) fn leave(&mut self) {
+        self.scope.pop();
+    }
+
+    /// The full name of something called `name` in the current scope.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.scope.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
     }
 
     /// Shape and element type of a value.

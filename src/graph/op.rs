@@ -3,6 +3,7 @@
 use super::{Graph, Var};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::tensor::{Host, TensorType};
+use std::any::Any;
 use std::fmt::Debug;
 
 /// The wires of a node whose gradient is asked for.
@@ -17,7 +18,7 @@ pub struct Io {
 /// One kind of node: its shapes, its CPU twin, its kernels and its gradient.
 ///
 /// A node is one kernel launch. What its gradient needs of the forward is one of its outputs.
-pub trait Op: Debug + Send + Sync + 'static {
+pub trait Op: Any + Debug + Send + Sync {
     /// The op's name: also the name of its kernel family and of its file.
     fn name(&self) -> &'static str;
 

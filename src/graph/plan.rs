@@ -1,9 +1,10 @@
 //! A compiled graph: buffers, pipelines and bind groups made once, replayed in one compute pass.
 
 use super::memory::{self, MemoryPlan};
-use super::{Graph, Origin, Values, Var};
+use super::params::padded;
+use super::{Graph, Origin, Params, Values, Var};
 use crate::gpu::{Dispatch, Gpu, Pipeline, ReadBack};
-use crate::tensor::{Host, TensorType};
+use crate::tensor::Host;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::fmt;
@@ -25,80 +26,19 @@ pub struct PlanOptions {
     pub guards: bool,
 }
 
-/// The parameters of a model on the device, in one flat arena (more where the device limits buffer sizes). Shared by all
-/// plans of the model.
-#[derive(Clone, Debug)]
-pub struct Params(Arc<Arena>);
-
-#[derive(Debug)]
-struct Arena {
-    buffers: Vec<Buffer>,
-    places: HashMap<String, Place>,
-    bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    buffer: usize,
-    offset: usize,
-    ty: TensorType,
-}
-
-impl Params {
-    /// Uploads parameters.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] when they do not fit, or one alone is larger than a buffer or binding may be.
-    pub fn upload(gpu: &Gpu, values: &Values) -> Result<Self> {
-        let align = gpu.limits().min_storage_buffer_offset_alignment as usize;
-        let most = gpu.limits().max_buffer_size as usize;
-        let binding = gpu.limits().max_storage_buffer_binding_size as usize;
-        let (mut sizes, mut places) = (vec![0usize], HashMap::new());
-        for (name, host) in values {
-            let bytes = host.ty().bytes().max(16);
-            if bytes > binding.min(most) {
-                return Err(Error::OutOfMemory(format!("`{name}` takes {bytes} bytes; one binding of this device holds {binding}")));
-            }
-            let offset = sizes.last().map_or(0, |s| s.next_multiple_of(align));
-            let fits = offset + bytes <= most;
-            let offset = if fits { offset } else { 0 };
-            if !fits {
-                sizes.push(0);
-            }
-            let buffer = sizes.len() - 1;
-            sizes[buffer] = offset + bytes;
-            places.insert(name.clone(), Place { buffer, offset, ty: host.ty() });
-        }
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-        let buffers: Vec<Buffer> = sizes.iter().map(|&s| gpu.buffer("parameters", s, usage)).collect::<Result<_>>()?;
-        for (name, host) in values {
-            let place = places[name];
-            gpu.queue().write_buffer(&buffers[place.buffer], place.offset as u64, &padded(host));
-        }
-        gpu.queue().submit([]);
-        Ok(Self(Arc::new(Arena { buffers, places, bytes: sizes.iter().sum() })))
-    }
-
-    /// Bytes on the device.
-    pub fn bytes(&self) -> usize {
-        self.0.bytes
-    }
-}
-
-fn padded(host: &Host) -> std::borrow::Cow<'_, [u8]> {
-    let bytes = host.as_bytes();
-    if bytes.len().is_multiple_of(4) {
-        return bytes.into();
-    }
-    let mut owned = bytes.to_vec();
-    owned.resize(bytes.len().next_multiple_of(4), 0);
-    owned.into()
-}
-
 /// Scratch buffers that plans share: only one of them runs at a time. Compile the largest plan first.
 #[derive(Debug, Default)]
 pub struct Scratch {
     buffers: Vec<Buffer>,
+    replaced: usize,
+}
+
+impl Scratch {
+    /// How many buffers have been replaced by larger ones so far. Plans compiled before a replacement keep the old buffers
+    /// alive: compile them again.
+    pub fn replaced(&self) -> usize {
+        self.replaced
+    }
 }
 
 /// A range of a buffer that a value lives in.
@@ -156,6 +96,7 @@ pub struct Plan {
     memory: MemoryPlan,
     report: MemoryReport,
     read_back: ReadBack,
+    guards: bool,
 }
 
 impl Plan {
@@ -186,7 +127,7 @@ impl Plan {
         let outputs: usize = graph.outputs().values().map(|&v| graph.ty(v).bytes()).sum();
         let report = MemoryReport { params: params.bytes(), scratch: memory.slots.iter().sum(), io: io + outputs, live: memory.live_bytes };
         let read_back = ReadBack::new(gpu, outputs)?;
-        let plan = Self { gpu: gpu.clone(), graph: graph.clone(), steps, buffers, memory, report, read_back };
+        let plan = Self { gpu: gpu.clone(), graph: graph.clone(), steps, buffers, memory, report, read_back, guards: options.guards };
         gpu.take_failure()?;
         Ok(plan)
     }
@@ -290,16 +231,14 @@ impl Plan {
         Ok(Host::from_bytes(ty, &bytes))
     }
 
-    /// Fills every buffer that kernels write with a pattern, and puts the guard words behind each.
-    ///
-    /// # Errors
-    /// None of its own: a failure shows at the next run.
+    /// Fills every buffer that kernels write with a pattern and, in a plan with guards, puts the guard words behind each.
     pub fn poison(&self, pattern: u32) {
         for (_, slice) in self.written() {
             let words = (slice.size / 4) as usize;
             let mut content = vec![pattern; words];
-            let body = words.saturating_sub(GUARD_WORDS);
-            content[body..].fill(GUARD);
+            if self.guards {
+                content[words.saturating_sub(GUARD_WORDS)..].fill(GUARD);
+            }
             self.gpu.queue().write_buffer(&slice.buffer, slice.offset, bytemuck::cast_slice(&content));
         }
     }
@@ -378,11 +317,13 @@ fn grow(gpu: &Gpu, scratch: &mut Scratch, slots: &[usize], guard: usize) -> Resu
             let most = "use a smaller image or batch";
             return Err(Error::OutOfMemory(format!("an activation takes {bytes} bytes; one binding of this device holds {limit}; {most}")));
         }
-        let too_small = scratch.buffers.get(i).is_none_or(|b| (b.size() as usize) < bytes + guard);
-        if too_small {
-            let buffer = gpu.buffer("scratch", bytes + guard, usage)?;
-            scratch.buffers.truncate(i);
-            scratch.buffers.push(buffer);
+        match scratch.buffers.get_mut(i) {
+            None => scratch.buffers.push(gpu.buffer("scratch", bytes + guard, usage)?),
+            Some(buffer) if (buffer.size() as usize) < bytes + guard => {
+                *buffer = gpu.buffer("scratch", bytes + guard, usage)?;
+                scratch.replaced += 1;
+            }
+            Some(_) => {}
         }
     }
     Ok(())
@@ -409,9 +350,8 @@ fn place(
             whole(gpu.buffer(name, bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC)?, bytes)
         }
         Origin::Param(name) => {
-            let place = params.0.places.get(name).unwrap_or_else(|| panic!("parameter `{name}` was not uploaded"));
-            assert_eq!(place.ty, value.ty, "parameter `{name}`");
-            Some(Slice { buffer: params.0.buffers[place.buffer].clone(), offset: place.offset as u64, size: bytes.max(16) as u64 })
+            let (buffer, offset) = params.find(name, value.ty);
+            Some(Slice { buffer: buffer.clone(), offset, size: bytes.max(16) as u64 })
         }
         Origin::Constant(host) => {
             *io += bytes;

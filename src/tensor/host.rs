@@ -2,7 +2,9 @@
 
 use super::{DType, Shape, TensorType};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The elements of a [`Host`] tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,11 +17,11 @@ pub enum Data {
     U32(Vec<u32>),
 }
 
-/// A contiguous, row-major tensor in host memory.
+/// A contiguous, row-major tensor in host memory. Cheap to clone: clones share their elements, which never change.
 #[derive(Clone, PartialEq)]
 pub struct Host {
     shape: Shape,
-    data: Data,
+    data: Arc<Data>,
 }
 
 impl Host {
@@ -36,7 +38,7 @@ impl Host {
             Data::U32(v) => v.len(),
         };
         assert_eq!(len, shape.len(), "{shape} needs {} elements, found {len}", shape.len());
-        Self { shape, data }
+        Self { shape, data: Arc::new(data) }
     }
 
     /// An `f32` tensor.
@@ -65,7 +67,7 @@ impl Host {
             DType::F16 => Data::F16(vec![f16::ZERO; n]),
             DType::U32 => Data::U32(vec![0; n]),
         };
-        Self { shape: ty.shape, data }
+        Self { shape: ty.shape, data: Arc::new(data) }
     }
 
     /// A tensor from the bytes a device buffer holds; excess bytes at the end (padding to whole words) are dropped.
@@ -77,7 +79,7 @@ impl Host {
             DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(bytes)),
             DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(bytes)),
         };
-        Self { shape: ty.shape, data }
+        Self { shape: ty.shape, data: Arc::new(data) }
     }
 
     /// The shape.
@@ -87,7 +89,7 @@ impl Host {
 
     /// The element type.
     pub fn dtype(&self) -> DType {
-        match self.data {
+        match *self.data {
             Data::F32(_) => DType::F32,
             Data::F16(_) => DType::F16,
             Data::U32(_) => DType::U32,
@@ -110,9 +112,9 @@ impl Host {
     /// When the tensor holds integers.
     #[track_caller]
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
-        match &self.data {
+        match &*self.data {
             Data::F32(v) => Cow::Borrowed(v),
-            Data::F16(v) => Cow::Owned(v.iter().map(|x| x.to_f32()).collect()),
+            Data::F16(v) => Cow::Owned(v.to_f32_vec()),
             Data::U32(_) => panic!("a {} tensor holds no floats", self.ty()),
         }
     }
@@ -123,7 +125,7 @@ impl Host {
     /// When the tensor holds floats.
     #[track_caller]
     pub fn as_u32(&self) -> &[u32] {
-        match &self.data {
+        match &*self.data {
             Data::U32(v) => v,
             _ => panic!("a {} tensor holds no integers", self.ty()),
         }
@@ -131,7 +133,7 @@ impl Host {
 
     /// The elements as bytes, without padding.
     pub fn as_bytes(&self) -> &[u8] {
-        match &self.data {
+        match &*self.data {
             Data::F32(v) => bytemuck::cast_slice(v),
             Data::F16(v) => bytemuck::cast_slice(v),
             Data::U32(v) => bytemuck::cast_slice(v),
@@ -150,16 +152,22 @@ impl Host {
         let floats = self.to_f32();
         let data = match dtype {
             DType::F32 => Data::F32(floats.into_owned()),
-            DType::F16 => Data::F16(floats.iter().map(|&x| f16::from_f32(x)).collect()),
+            DType::F16 => {
+                let mut halves = vec![f16::ZERO; floats.len()];
+                halves.convert_from_f32_slice(&floats);
+                Data::F16(halves)
+            }
             DType::U32 => panic!("a {} tensor cannot be cast to u32", self.ty()),
         };
-        Self { shape: self.shape, data }
+        Self { shape: self.shape, data: Arc::new(data) }
     }
 
     /// The same elements under another shape.
     #[track_caller]
     pub fn reshape(self, shape: impl AsRef<[usize]>) -> Self {
-        Self::new(shape, self.data)
+        let to = Shape::new(shape);
+        assert_eq!(self.shape.len(), to.len(), "{to} needs {} elements, found {}", to.len(), self.shape);
+        Self { shape: to, ..self }
     }
 }
 

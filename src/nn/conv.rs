@@ -1,0 +1,64 @@
+//! Convolutions.
+
+use super::{Init, Net, frozen_batch_norm};
+use crate::graph::Var;
+use crate::kernels::conv::{Window, conv2d, conv2d_bias};
+
+/// PyTorch's `nn.Conv2d` with a square kernel, padded so that stride 1 keeps the size: `weight [channels, k, k, C/groups]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    channels: usize,
+    kernel: usize,
+    window: Window,
+}
+
+impl Conv {
+    /// A convolution with this many outputs and a square kernel, stride 1.
+    pub fn new(channels: usize, kernel: usize) -> Self {
+        Self { channels, kernel, window: Window { stride: 1, padding: kernel / 2, dilation: 1 } }
+    }
+
+    /// Moves the window by this many pixels.
+    pub fn stride(self, stride: usize) -> Self {
+        Self { window: Window { stride, ..self.window }, ..self }
+    }
+
+    /// Spreads the taps, and the padding with them.
+    pub fn dilation(self, dilation: usize) -> Self {
+        Self { window: Window { dilation, padding: dilation * (self.kernel / 2), ..self.window }, ..self }
+    }
+
+    /// x `[B, H, W, C]` to `[B, H', W', channels]`, without a bias: what precedes a norm.
+    #[track_caller]
+    pub fn forward(self, net: &mut Net, name: &str, x: Var) -> Var {
+        // torchvision's start.
+        let init = Init::kaiming(self.channels * self.kernel * self.kernel);
+        net.scoped(name, |net| {
+            let weight = self.weight(net, x, init);
+            conv2d(net, x, weight, self.window)
+        })
+    }
+
+    /// The same with a `bias [channels]`, started as PyTorch does.
+    #[track_caller]
+    pub fn forward_biased(self, net: &mut Net, name: &str, x: Var) -> Var {
+        let init = Init::fan_in(self.kernel * self.kernel * net.shape(x).last());
+        net.scoped(name, |net| {
+            let weight = self.weight(net, x, init);
+            let bias = net.param("bias", [self.channels], init);
+            conv2d_bias(net, x, weight, bias, self.window)
+        })
+    }
+
+    fn weight(self, net: &mut Net, x: Var, init: Init) -> Var {
+        let c = net.shape(x).last();
+        net.weight("weight", [self.channels, self.kernel, self.kernel, c], init)
+    }
+}
+
+/// A convolution and the frozen batch norm behind it, each with its name.
+#[track_caller]
+pub fn conv_norm(net: &mut Net, [conv, norm]: [&str; 2], x: Var, layer: Conv) -> Var {
+    let y = layer.forward(net, conv, x);
+    frozen_batch_norm(net, norm, y)
+}

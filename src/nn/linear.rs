@@ -1,0 +1,67 @@
+//! Linear layers and stacks of them.
+
+use super::{Init, Net};
+use crate::graph::Var;
+use crate::kernels::epilogue::Epilogue;
+use crate::kernels::linear::Linear as LinearOp;
+use crate::kernels::unary::relu;
+use crate::tensor::DType;
+
+/// PyTorch's `nn.Linear` with a bias: `weight [features, K]`, `bias [features]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    features: usize,
+    weight: Option<Init>,
+    bias: Option<Init>,
+    to: Option<DType>,
+}
+
+impl Linear {
+    /// A layer with this many outputs and PyTorch's start: weight and bias uniform in ±√(1 / K).
+    pub fn new(features: usize) -> Self {
+        Self { features, weight: None, bias: None, to: None }
+    }
+
+    /// The weight starts from this distribution instead.
+    pub fn weight(self, init: Init) -> Self {
+        Self { weight: Some(init), ..self }
+    }
+
+    /// The bias starts at zero instead.
+    pub fn zero_bias(self) -> Self {
+        Self { bias: Some(Init::Constant(0.0)), ..self }
+    }
+
+    /// The result is f32, whatever the network computes in: an answer of the model.
+    pub fn answer(self) -> Self {
+        Self { to: Some(DType::F32), ..self }
+    }
+
+    /// x `[.., K]` to `[.., features]`.
+    #[track_caller]
+    pub fn forward(self, net: &mut Net, name: &str, x: Var) -> Var {
+        let k = net.shape(x).last();
+        let default = Init::fan_in(k);
+        net.scoped(name, |net| {
+            let weight = net.weight("weight", [self.features, k], self.weight.unwrap_or(default));
+            let bias = net.param("bias", [self.features], self.bias.unwrap_or(default));
+            net.apply(LinearOp { epilogue: Epilogue::bias(true), to: self.to }, &[x, weight, bias])
+        })
+    }
+}
+
+/// Linear layers `layers.0`, `layers.1`, … with ReLU between them; the last one answers.
+pub fn mlp(net: &mut Net, name: &str, mut x: Var, features: &[usize]) -> Var {
+    net.scoped(name, |net| {
+        for (i, &n) in features.iter().enumerate() {
+            let (layer, name) = (Linear::new(n), format!("layers.{i}"));
+            x = if i + 1 == features.len() {
+                layer.answer().forward(net, &name, x)
+            } else {
+                let y = layer.forward(net, &name, x);
+                relu(net, y)
+            };
+        }
+        x
+    })
+}

@@ -1,0 +1,131 @@
+//! A graph under construction that knows its parameters and its precision.
+
+use super::Init;
+use crate::graph::{Graph, Var};
+use crate::kernels::unary;
+use crate::tensor::{DType, Shape, TensorType};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
+
+/// In what a model computes. Parameters of norms, biases and the heads' answers are f32 in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats in memory, sums in 32 bits.
+    F16,
+}
+
+impl Precision {
+    /// The element type of activations and of the weights of linear layers and convolutions.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+/// What a model wants under one parameter name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParamSpec {
+    /// Its shape, in this crate's layout.
+    pub shape: Shape,
+    /// How it starts when there is no checkpoint.
+    pub init: Init,
+    /// Whether it is a statistic that no training changes: PyTorch's buffers.
+    pub buffer: bool,
+}
+
+/// A [`Graph`] under construction, to which it dereferences, with the list of what it wants as parameters.
+#[derive(Clone, Debug)]
+pub struct Net {
+    graph: Graph,
+    precision: Precision,
+    specs: BTreeMap<String, ParamSpec>,
+    casts: HashMap<Var, Var>,
+}
+
+impl Net {
+    /// An empty network.
+    pub fn new(precision: Precision) -> Self {
+        Self { graph: Graph::new(), precision, specs: BTreeMap::new(), casts: HashMap::new() }
+    }
+
+    /// In what the network computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What the network wants, by full name.
+    pub fn specs(&self) -> &BTreeMap<String, ParamSpec> {
+        &self.specs
+    }
+
+    /// The graph, and what it wants.
+    pub fn into_parts(self) -> (Graph, BTreeMap<String, ParamSpec>) {
+        (self.graph, self.specs)
+    }
+
+    /// Runs `build` with a name pushed on the scope, which prefixes parameters and nodes made inside it.
+    pub fn scoped<T>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.graph.enter(name);
+        let result = build(self);
+        self.graph.leave();
+        result
+    }
+
+    /// An f32 parameter, by its name in the current scope; asking twice gives the same value.
+    ///
+    /// # Panics
+    /// When asked again with another shape.
+    #[track_caller]
+    pub fn param(&mut self, name: &str, shape: impl AsRef<[usize]>, init: Init) -> Var {
+        self.register(name, shape, init, false)
+    }
+
+    /// As [`Net::param`], for a statistic that no training changes.
+    ///
+    /// # Panics
+    /// When asked again with another shape.
+    #[track_caller]
+    pub fn buffer(&mut self, name: &str, shape: impl AsRef<[usize]>, init: Init) -> Var {
+        self.register(name, shape, init, true)
+    }
+
+    /// A parameter in the element type that the network computes in: the weight of a matrix product or a convolution.
+    ///
+    /// # Panics
+    /// When asked again with another shape.
+    #[track_caller]
+    pub fn weight(&mut self, name: &str, shape: impl AsRef<[usize]>, init: Init) -> Var {
+        let param = self.param(name, shape, init);
+        let dtype = self.precision.dtype();
+        let graph = &mut self.graph;
+        *self.casts.entry(param).or_insert_with(|| unary::cast(graph, param, dtype))
+    }
+
+    #[track_caller]
+    fn register(&mut self, name: &str, shape: impl AsRef<[usize]>, init: Init, buffer: bool) -> Var {
+        let (name, ty) = (self.graph.path(name), TensorType::f32(shape));
+        let var = self.graph.param(&name, ty);
+        self.specs.insert(name, ParamSpec { shape: ty.shape, init, buffer });
+        var
+    }
+}
+
+impl Deref for Net {
+    type Target = Graph;
+
+    fn deref(&self) -> &Graph {
+        &self.graph
+    }
+}
+
+impl DerefMut for Net {
+    fn deref_mut(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+}
