@@ -43,4 +43,4 @@ macro_rules! families {
     };
 }
 
-families!(attention, binary, conv, layer_norm, linear, reduce, scale_shift, softmax, unary);
+families!(attention, binary, conv, depthwise, layer_norm, linear, pool, position, reduce, scale_shift, softmax, unary);

@@ -7,3 +7,8 @@ fn sum_of(v: f32) -> f32 {
 fn max_of(v: f32) -> f32 {
     return v;
 }
+
+// The lanes that a vec4 computed from `vec4<f32>(..)` of them stands for.
+fn lanes_of(v: vec4<f32>) -> f32 {
+    return v.x;
+}

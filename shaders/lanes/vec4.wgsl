@@ -7,3 +7,8 @@ fn sum_of(v: vec4<f32>) -> f32 {
 fn max_of(v: vec4<f32>) -> f32 {
     return max(max(v.x, v.y), max(v.z, v.w));
 }
+
+// The lanes that a vec4 computed from `vec4<f32>(..)` of them stands for.
+fn lanes_of(v: vec4<f32>) -> vec4<f32> {
+    return v;
+}

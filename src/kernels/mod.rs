@@ -6,10 +6,13 @@
 pub mod attention;
 pub mod binary;
 pub mod conv;
+pub mod depthwise;
 pub mod epilogue;
 mod gemm;
 pub mod layer_norm;
 pub mod linear;
+pub mod pool;
+pub mod position;
 pub mod reduce;
 mod rows;
 pub mod scale_shift;
@@ -23,8 +26,11 @@ pub const TABLE: &[Family] = &[
     Family { name: "attention", cases: attention::cases },
     Family { name: "binary", cases: binary::cases },
     Family { name: "conv", cases: conv::cases },
+    Family { name: "depthwise", cases: depthwise::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
+    Family { name: "pool", cases: pool::cases },
+    Family { name: "position", cases: position::cases },
     Family { name: "reduce", cases: reduce::cases },
     Family { name: "scale_shift", cases: scale_shift::cases },
     Family { name: "softmax", cases: softmax::cases },

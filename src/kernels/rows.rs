@@ -9,6 +9,12 @@ pub(super) fn width_of(n: usize) -> impl Iterator<Item = usize> {
     n.is_multiple_of(4).then_some(4).into_iter().chain([1])
 }
 
+/// Adds the type `wide` of `width` numbers and `sum_of`, `max_of` and `lanes_of`, its functions.
+pub(super) fn lanes(dispatch: Dispatch, width: usize) -> Dispatch {
+    let part = if width == 4 { wgsl!("lanes/vec4.wgsl") } else { wgsl!("lanes/scalar.wgsl") };
+    dispatch.wide("wide", DType::F32, width).part(part)
+}
+
 /// Invocations and workgroups over the rows of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowLayout {
@@ -26,12 +32,9 @@ impl RowLayout {
         Self { lanes, group: lanes.max(64), rows: shape.rows(), width }
     }
 
-    /// Adds constants, the type `wide` with `sum_of` and `max_of`, and the grid.
+    /// Adds constants, [`lanes`] and the grid.
     pub(super) fn apply(self, dispatch: Dispatch) -> Dispatch {
-        let lanes = if self.width == 4 { wgsl!("lanes/vec4.wgsl") } else { wgsl!("lanes/scalar.wgsl") };
-        dispatch
-            .wide("wide", DType::F32, self.width)
-            .part(lanes)
+        lanes(dispatch, self.width)
             .constant("LANES", self.lanes)
             .constant("GROUP", self.group)
             .over_groups(self.rows.div_ceil(self.group / self.lanes))

@@ -1,0 +1,141 @@
+//! Max pooling, channels last: PyTorch's `nn.MaxPool2d` without dilation and with `ceil_mode=False`.
+//!
+//! `y[b, oy, ox, c] = max x[b, oy·s − p + ky, ox·s − p + kx, c]` over the taps inside the image.
+//! Shapes: x `[B, H, W, C]`, y `[B, H', W', C]`. Saved for backward: x and y.
+
+use super::conv::Window;
+use super::rows::width_of;
+use crate::gpu::{Capabilities, Dispatch, Words};
+use crate::graph::check::{Case, noise};
+use crate::graph::{Graph, Op, Var};
+use crate::tensor::compare::Tolerance;
+use crate::tensor::{DType, Host, TensorType};
+use crate::wgsl;
+
+const GROUP: usize = 256;
+
+/// The largest value of each square window.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxPool {
+    /// Height and width of a window.
+    pub kernel: usize,
+    /// Pixels between neighbouring windows.
+    pub stride: usize,
+    /// How far windows reach over the image's border; at most half a window, so that none lies outside.
+    pub padding: usize,
+}
+
+impl MaxPool {
+    /// Input height and width, output height and width; `None` when no window fits.
+    fn extents(self, x: TensorType) -> Option<[usize; 4]> {
+        let [_, height, width, _] = x.shape.bhwc();
+        let window = Window { stride: self.stride, padding: self.padding, dilation: 1 };
+        Some([height, width, window.output(height, self.kernel)?, window.output(width, self.kernel)?])
+    }
+
+    fn sizes(self, x: TensorType, y: TensorType, width: usize) -> [usize; 9] {
+        let ([_, height, x_width, channels], [_, out_height, out_width, _]) = (x.shape.bhwc(), y.shape.bhwc());
+        let n = y.shape.len() / width;
+        [n, height, x_width, channels / width, out_height, out_width, self.kernel, self.stride, self.padding]
+    }
+
+    fn kernel(self, x: TensorType, y: TensorType, width: usize) -> Dispatch {
+        Dispatch::new(wgsl!("max_pool.wgsl"), 1)
+            .wide("wide_x", x.dtype, width)
+            .wide("wide", DType::F32, width)
+            .constant("GROUP", GROUP)
+            .params(Words::of(self.sizes(x, y, width)))
+            .over_items(y.shape.len() / width, GROUP)
+    }
+
+    /// The pixels of input that an output coordinate covers along a dimension of the given extent.
+    fn taps(self, o: usize, extent: usize) -> std::ops::Range<usize> {
+        let start = (o * self.stride).saturating_sub(self.padding);
+        start..(o * self.stride + self.kernel - self.padding).min(extent)
+    }
+}
+
+impl Op for MaxPool {
+    fn name(&self) -> &'static str {
+        "max_pool"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let [x] = inputs else { panic!("max_pool: wants one input, found {}", inputs.len()) };
+        let [b, _, _, c] = x.shape.bhwc();
+        let sane = x.dtype.is_float() && self.stride > 0 && self.kernel > 0 && 2 * self.padding <= self.kernel;
+        let extents = self.extents(*x).filter(|_| sane);
+        let Some([_, _, h, w]) = extents else { panic!("{self:?}: no window fits {x}, or the padding is more than half a window") };
+        vec![TensorType::new([b, h, w, c], x.dtype)]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let x = inputs[0].to_f32();
+        let [_, height, width, channels] = inputs[0].shape().bhwc();
+        let [batch, out_height, out_width, _] = outputs[0].shape.bhwc();
+        let mut y = Vec::with_capacity(outputs[0].shape.len());
+        for pixel in 0..batch * out_height * out_width {
+            let (b, oy, ox) = (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
+            for c in 0..channels {
+                let at = |iy: usize, ix: usize| x[((b * height + iy) * width + ix) * channels + c];
+                let taps = self.taps(oy, height).flat_map(|iy| self.taps(ox, width).map(move |ix| (iy, ix)));
+                y.push(taps.map(|(iy, ix)| at(iy, ix)).fold(f32::MIN, f32::max));
+            }
+        }
+        vec![Host::from_f32(outputs[0], y)]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], outputs[0], width)).collect()
+    }
+
+    fn operations(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        (outputs[0].shape.len() * self.kernel * self.kernel) as u64
+    }
+}
+
+/// The largest value of each window of `kernel × kernel` pixels.
+///
+/// # Panics
+/// When no window fits, or `padding` is more than half of `kernel`.
+#[track_caller]
+pub fn max_pool(g: &mut Graph, x: Var, kernel: usize, stride: usize, padding: usize) -> Var {
+    g.apply(MaxPool { kernel, stride, padding }, &[x])
+}
+
+/// Cases of the op table: image, then kernel, stride and padding.
+pub fn cases() -> Vec<Case> {
+    let shapes = [
+        ([1, 1, 1, 1], [1, 1, 0]),
+        ([1, 1, 1, 4], [3, 2, 1]),
+        ([2, 13, 9, 5], [3, 2, 1]),
+        ([1, 8, 6, 64], [3, 2, 1]),
+        ([1, 7, 7, 3], [2, 2, 0]),
+        ([3, 5, 11, 12], [5, 1, 2]),
+        ([1, 6, 5, 8], [2, 3, 1]),
+        ([1, 17, 1031, 4], [4, 3, 2]),
+        ([2, 3, 1, 1], [3, 1, 1]),
+    ];
+    let mut cases = Vec::new();
+    for (i, (image, [kernel, stride, padding])) in shapes.into_iter().enumerate() {
+        // Below zero everywhere: a padding that counts as 0 would win.
+        let x = noise(image, i as u64).to_f32().iter().map(|v| v - 1.0).collect();
+        let case = Case::new(MaxPool { kernel, stride, padding }, vec![Host::f32(image, x)], Tolerance::EXACT);
+        cases.extend([case.in_f16(Tolerance::EXACT), case]);
+    }
+    // More than 65,535 workgroups.
+    let large = vec![noise([1, 1, 65_535 * 256 + 9, 1], 3)];
+    cases.push(Case::new(MaxPool { kernel: 1, stride: 1, padding: 0 }, large, Tolerance::EXACT));
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "more than half a window")]
+    fn a_window_outside_the_image_is_refused() {
+        MaxPool { kernel: 2, stride: 1, padding: 2 }.outputs(&[TensorType::f32([1, 4, 4, 1])]);
+    }
+}
