@@ -58,7 +58,7 @@ impl Capabilities {
     };
 
     /// Those of an adapter.
-    pub(super) fn of(adapter: &Adapter) -> Self {
+    pub fn of(adapter: &Adapter) -> Self {
         let (features, limits, info) = (adapter.features(), adapter.limits(), adapter.get_info());
         let f16 = features.contains(Features::SHADER_F16);
         let matrix = f16 && features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has_matrix_shape(adapter);

@@ -163,7 +163,8 @@ impl Words {
     }
 
     /// Number of members.
-    pub(crate) fn len(&self) -> usize {
+    #[expect(clippy::len_without_is_empty, reason = "no kernel is without parameters")]
+    pub fn len(&self) -> usize {
         self.0.len()
     }
 }

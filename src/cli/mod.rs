@@ -1,0 +1,97 @@
+//! The command line: one file a subcommand. What it does not know about is how anything is computed.
+//!
+//! Results go to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 101 a bug of ours.
+
+mod check;
+mod completions;
+mod info;
+mod output;
+
+use clap::{Args, Parser, Subcommand};
+use output::is_closed_pipe;
+use qdetr::Result;
+use qdetr::gpu::{Gpu, Options, Select, Tier};
+use std::process::ExitCode;
+
+/// Detection transformers on any GPU: Vulkan, Metal or DX12.
+#[derive(Parser)]
+#[command(name = "qdetr", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the GPUs, what they can do, and which one would be used
+    Info(info::Info),
+    /// Does this GPU compute correctly? Runs every kernel against its CPU twin
+    Check(check::Check),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// Which GPU, and how much of it.
+#[derive(Args)]
+pub(crate) struct DeviceArgs {
+    /// The GPU: an index of `qdetr info`, a PCI id, or a part of its name [default: $QDETR_GPU, else the best]
+    #[arg(long, global = true, value_name = "GPU")]
+    gpu: Option<String>,
+    /// The best kernels to use [default: the best that the GPU has]
+    #[arg(long, global = true)]
+    tier: Option<Tier>,
+}
+
+impl DeviceArgs {
+    pub(crate) fn select(&self) -> Select {
+        self.gpu.clone().into()
+    }
+
+    /// Opens the device. In `QDETR_STRICT_WEBGPU` it gets WebGPU's default limits and no extensions.
+    pub(crate) fn open(&self) -> Result<Gpu> {
+        let webgpu_only = std::env::var_os("QDETR_STRICT_WEBGPU").is_some();
+        Gpu::open(&Options { select: self.select(), tier: self.tier, webgpu_only, ..Options::default() })
+    }
+}
+
+/// Parses, runs, prints the error.
+pub(crate) fn main() -> ExitCode {
+    say_panics_in_one_line();
+    let cli = Cli::parse();
+    match cli.command.run(&cli.device) {
+        Ok(code) => code,
+        // Whoever read our output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A panic is a bug of ours: users get a sentence, developers set `RUST_BACKTRACE`.
+fn say_panics_in_one_line() {
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            return default_hook(panic);
+        }
+        let payload = panic.payload();
+        let what = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        let place = panic.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        let what = what.unwrap_or("unknown").replace('\n', " ");
+        eprintln!("error: this is a bug in qdetr: {what}{place}; please report it, with the command that led here");
+    }));
+}
+
+impl Command {
+    fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
+        match self {
+            Self::Info(args) => args.run(device),
+            Self::Check(args) => args.run(device),
+            Self::Completions(args) => args.run(),
+        }
+    }
+}
