@@ -9,6 +9,7 @@ use super::rebuild::{Rebuild, prune};
 use super::{Graph, Node, Op, Origin, Var};
 use crate::kernels::binary::{self, Binary};
 use crate::kernels::conv::Conv2d;
+use crate::kernels::depthwise::Depthwise;
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::linear::Linear;
 use crate::kernels::scale_shift::{ScaleShift, scale_shift};
@@ -137,7 +138,8 @@ fn absorb_activation(fusion: &mut Fusion<'_>, op: &dyn Op, inputs: &[Var]) -> Op
 fn epilogue_of(op: &dyn Op) -> Option<Epilogue> {
     let op = op as &dyn Any;
     let linear = op.downcast_ref().map(|l: &Linear| l.epilogue);
-    linear.or_else(|| op.downcast_ref().map(|c: &Conv2d| c.epilogue))
+    let conv = || op.downcast_ref().map(|c: &Conv2d| c.epilogue);
+    linear.or_else(conv).or_else(|| op.downcast_ref().map(|d: &Depthwise| d.epilogue))
 }
 
 /// The same op with another epilogue.
@@ -148,6 +150,9 @@ fn with_epilogue(op: &dyn Op, epilogue: Epilogue) -> Arc<dyn Op> {
     let any = op as &dyn Any;
     if let Some(&linear) = any.downcast_ref::<Linear>() {
         return Arc::new(Linear { epilogue, ..linear });
+    }
+    if let Some(&depthwise) = any.downcast_ref::<Depthwise>() {
+        return Arc::new(Depthwise { epilogue, ..depthwise });
     }
     let &conv = any.downcast_ref::<Conv2d>().unwrap_or_else(|| panic!("{} has no epilogue", op.name()));
     Arc::new(Conv2d { epilogue, ..conv })
@@ -176,6 +181,7 @@ mod tests {
     use crate::graph::check::noise;
     use crate::graph::{Values, interpret};
     use crate::kernels::conv::{Window, conv2d, conv2d_bias};
+    use crate::kernels::depthwise::depthwise;
     use crate::kernels::linear::linear;
     use crate::kernels::unary::{relu, relu6, sigmoid};
     use crate::tensor::compare::{Tolerance, compare};
@@ -234,6 +240,16 @@ mod tests {
         let y = t.conv();
         let y = t.scale_shift(y);
         assert_eq!(t.nodes(y), (2, 1));
+    }
+
+    #[test]
+    fn a_batch_norm_and_its_activation_move_into_a_depthwise_convolution() {
+        let mut t = Test::new();
+        let (x, w) = (t.input(&[1, 5, 4, 6]), t.input(&[6, 3, 3, 1]));
+        let y = depthwise(&mut t.g, x, w, Window { padding: 1, ..Window::default() });
+        let y = t.scale_shift(y);
+        let y = relu6(&mut t.g, y);
+        assert_eq!(t.nodes(y), (3, 1));
     }
 
     #[test]
