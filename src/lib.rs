@@ -2,6 +2,7 @@
 
 pub mod boxes;
 pub mod data;
+pub mod draw;
 pub mod error;
 pub mod eval;
 mod files;

@@ -3,8 +3,13 @@
 pub mod categories;
 pub mod coco;
 pub mod dataset;
+pub mod image;
+mod jpeg;
+pub mod labels;
 mod layout;
+pub mod preprocess;
 pub mod report;
+mod resample;
 pub mod voc;
 
 pub use categories::Categories;
