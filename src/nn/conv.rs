@@ -3,6 +3,7 @@
 use super::{Init, Net, frozen_batch_norm};
 use crate::graph::Var;
 use crate::kernels::conv::{Window, conv2d, conv2d_bias};
+use crate::kernels::depthwise::depthwise;
 
 /// PyTorch's `nn.Conv2d` with a square kernel, padded so that stride 1 keeps the size: `weight [channels, k, k, C/groups]`.
 #[derive(Clone, Copy, Debug)]
@@ -10,12 +11,18 @@ pub struct Conv {
     channels: usize,
     kernel: usize,
     window: Window,
+    depthwise: bool,
 }
 
 impl Conv {
     /// A convolution with this many outputs and a square kernel, stride 1.
     pub fn new(channels: usize, kernel: usize) -> Self {
-        Self { channels, kernel, window: Window { stride: 1, padding: kernel / 2, dilation: 1 } }
+        Self { channels, kernel, window: Window { stride: 1, padding: kernel / 2, dilation: 1 }, depthwise: false }
+    }
+
+    /// The same with as many groups as channels.
+    pub fn depthwise(channels: usize, kernel: usize) -> Self {
+        Self { depthwise: true, ..Self::new(channels, kernel) }
     }
 
     /// Moves the window by this many pixels.
@@ -31,17 +38,22 @@ impl Conv {
     /// x `[B, H, W, C]` to `[B, H', W', channels]`, without a bias: what precedes a norm.
     #[track_caller]
     pub fn forward(self, net: &mut Net, name: &str, x: Var) -> Var {
-        // torchvision's start.
-        let init = Init::kaiming(self.channels * self.kernel * self.kernel);
+        // torchvision's start, whose fan counts the channels of one group.
+        let outputs = if self.depthwise { 1 } else { self.channels };
+        let init = Init::kaiming(outputs * self.kernel * self.kernel);
         net.scoped(name, |net| {
             let weight = self.weight(net, x, init);
-            conv2d(net, x, weight, self.window)
+            if self.depthwise { depthwise(net, x, weight, self.window) } else { conv2d(net, x, weight, self.window) }
         })
     }
 
     /// The same with a `bias [channels]`, started as PyTorch does.
+    ///
+    /// # Panics
+    /// On a depthwise convolution: those have norms.
     #[track_caller]
     pub fn forward_biased(self, net: &mut Net, name: &str, x: Var) -> Var {
+        assert!(!self.depthwise, "{name}: a depthwise convolution has no bias");
         let init = Init::fan_in(self.kernel * self.kernel * net.shape(x).last());
         net.scoped(name, |net| {
             let weight = self.weight(net, x, init);
@@ -51,7 +63,7 @@ impl Conv {
     }
 
     fn weight(self, net: &mut Net, x: Var, init: Init) -> Var {
-        let c = net.shape(x).last();
+        let c = if self.depthwise { 1 } else { net.shape(x).last() };
         net.weight("weight", [self.channels, self.kernel, self.kernel, c], init)
     }
 }

@@ -1,0 +1,104 @@
+//! DETR: backbone, transformer and heads, as one graph.
+
+use super::ModelConfig;
+use super::backbone::backbone;
+use super::transformer::{Tokens, decoder, decoder_norm, encoder};
+use crate::graph::Var;
+use crate::kernels::position::{mask_resize, sine_position};
+use crate::kernels::unary::{cast, sigmoid};
+use crate::nn::{Conv, Linear, Net, Precision, mlp};
+use crate::tensor::{DType, TensorType};
+
+/// The size of a batch: images, and the height and width they are padded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchSize {
+    /// Number of images.
+    pub images: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+}
+
+/// Which results a graph has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Results {
+    /// `logits [B, N, K + 1]` and `pred_boxes [B, N, 4]` (cxcywh, 0 to 1 of the padded size).
+    #[default]
+    Answers,
+    /// Also `feature_map [B, h, w, channels]`, `encoder_memory [B, L, C]`, and of each decoder layer `i`
+    /// `decoder_hidden.i [B, N, C]` (behind the shared norm), `aux_logits.i` and `aux_boxes.i`.
+    Everything,
+}
+
+/// The values of one forward.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// What the backbone gives, `[B, h, w, channels]`.
+    pub feature_map: Var,
+    /// What the encoder gives, `[B, L, C]`.
+    pub memory: Var,
+    /// Decoder layers behind the shared norm, `[B, N, C]`: all of them, or only the last.
+    pub hidden: Vec<Var>,
+    /// The class head on each of them, f32 `[B, N, K + 1]`.
+    pub logits: Vec<Var>,
+    /// The box head on each of them, f32 `[B, N, 4]`, cxcywh from 0 to 1.
+    pub boxes: Vec<Var>,
+}
+
+/// DETR's forward on `pixels` f32 `[B, H, W, 3]`, normalized and zero on padding, and `mask` u32 `[B, H, W]`, 1 on the image.
+pub fn forward(net: &mut Net, config: &ModelConfig, pixels: Var, mask: Var, results: Results) -> Forward {
+    let dtype = net.precision().dtype();
+    let pixels = cast(net, pixels, dtype);
+    let feature_map = net.scoped("backbone.0.body", |net| backbone(net, &config.backbone, pixels));
+    let projected = Conv::new(config.d_model, 1).forward_biased(net, "input_proj", feature_map);
+    let [b, h, w, c] = net.shape(projected).bhwc();
+    let features = net.reshape(projected, [b, h * w, c]);
+    let cells = mask_resize(net, mask, h, w);
+    let positions = sine_position(net, cells, c, dtype);
+    let mask = net.reshape(cells, [b, h * w]);
+    let memory = encoder(net, config, Tokens { features, positions, mask });
+    let mut layers = decoder(net, config, Tokens { features: memory, positions, mask });
+    if results == Results::Answers {
+        layers.drain(..layers.len() - 1);
+    }
+    let hidden: Vec<Var> = layers.into_iter().map(|x| decoder_norm(net, x)).collect();
+    let logits = hidden.iter().map(|&x| Linear::new(config.classes + 1).answer().forward(net, "class_embed", x)).collect();
+    let boxes = hidden.iter().map(|&x| box_head(net, c, x)).collect();
+    Forward { feature_map, memory, hidden, logits, boxes }
+}
+
+fn box_head(net: &mut Net, c: usize, x: Var) -> Var {
+    let y = mlp(net, "bbox_embed", x, &[c, c, 4]);
+    sigmoid(net, y)
+}
+
+/// DETR's inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
+/// results as asked for, all f32.
+///
+/// # Panics
+/// When the image is too small for the backbone to leave a cell, or a tensor would have more than 2³² elements: see
+/// [`ModelConfig::validate`] and [`super::Detector`].
+pub fn detr(config: &ModelConfig, size: BatchSize, precision: Precision, results: Results) -> Net {
+    let BatchSize { images, height, width } = size;
+    let mut net = Net::new(precision);
+    let pixels = net.input("pixel_values", TensorType::f32([images, height, width, 3]));
+    let mask = net.input("pixel_mask", TensorType::new([images, height, width], DType::U32));
+    let all = forward(&mut net, config, pixels, mask, results);
+    let mut output = |name: &str, var: Var| {
+        let var = cast(&mut net, var, DType::F32);
+        net.output(name, var);
+    };
+    output("logits", all.logits[all.logits.len() - 1]);
+    output("pred_boxes", all.boxes[all.boxes.len() - 1]);
+    if results == Results::Everything {
+        output("feature_map", all.feature_map);
+        output("encoder_memory", all.memory);
+        for (i, &hidden) in all.hidden.iter().enumerate() {
+            output(&format!("decoder_hidden.{i}"), hidden);
+            output(&format!("aux_logits.{i}"), all.logits[i]);
+            output(&format!("aux_boxes.{i}"), all.boxes[i]);
+        }
+    }
+    net
+}
