@@ -13,5 +13,6 @@ pub mod models;
 pub mod nn;
 pub mod rng;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! Training: who learns from what, and how.
+
+pub mod matcher;
