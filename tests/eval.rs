@@ -278,6 +278,49 @@ fn files_that_are_no_annotations_are_refused() {
     assert!(eval::run(&case.path("none.json"), &case.path("dt.json"), Strictness::Skip).unwrap_err().to_string().contains("none.json"));
 }
 
+/// Runs `qdetr eval` on a case's files: exit code, stdout, stderr.
+fn command(case: &Case, more: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_qdetr"));
+    command.arg("eval").arg("--annotations").arg(case.path("gt.json")).arg("--detections").arg(case.path("dt.json")).args(more);
+    let out = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.code(), text(out.stdout), text(out.stderr))
+}
+
+#[test]
+fn the_command_prints_tables_and_json_without_a_gpu() {
+    let case = &golden("coco_fixture.json")[0];
+    let (code, out, err) = command(case, &["--json"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let value: Value = serde_json::from_str(&out).unwrap();
+    for (name, expected) in case.expected["numbers"].as_object().unwrap() {
+        same(value[name].as_f64(), expected, name);
+    }
+    assert_eq!(value["per_class"].as_array().unwrap().len(), 80);
+    let (code, out, _) = command(case, &[]);
+    assert!(code == Some(0) && out.contains("AP  0.505") && out.contains("person"), "{out}");
+    for (flag, metric) in [("--voc07", "voc07"), ("--voc", "voc10")] {
+        let (code, out, _) = command(case, &[flag, "--json"]);
+        let value: Value = serde_json::from_str(&out).unwrap();
+        assert!(code == Some(0) && value["metric"] == metric && value["mAP"].as_f64().unwrap() > 0.5, "{out}");
+    }
+}
+
+#[test]
+fn the_command_names_mistakes_and_fails_where_it_must() {
+    let (mut annotations, detections) = small();
+    annotations["annotations"][0]["bbox"] = json!([1, 2, -3, 4]);
+    let case = Case::new(&annotations, &detections);
+    let (code, out, err) = command(&case, &[]);
+    assert!(code == Some(0) && out.contains("AP50") && err.contains("warning: ") && err.contains("annotation 1"), "{err}");
+    let (code, out, err) = command(&case, &["--strict"]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("annotation 1") && err.lines().count() == 1, "{err}");
+    fs::write(case.path("dt.json"), "{}").unwrap();
+    let (code, out, err) = command(&case, &["--json"]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("dt.json"), "{err}");
+    assert_eq!(command(&case, &["--voc", "--voc07"]).0, Some(2));
+}
+
 #[test]
 fn many_detections_are_evaluated_in_seconds() {
     // 2,000 images with 100 detections each in 20 classes; a quadratic step would take minutes even optimized.

@@ -4,6 +4,7 @@
 
 mod check;
 mod completions;
+mod eval;
 mod info;
 mod output;
 
@@ -29,6 +30,8 @@ enum Command {
     Info(info::Info),
     /// Does this GPU compute correctly? Runs every kernel against its CPU twin
     Check(check::Check),
+    /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
+    Eval(eval::Eval),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -91,6 +94,7 @@ impl Command {
         match self {
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
+            Self::Eval(args) => args.run(),
             Self::Completions(args) => args.run(),
         }
     }
