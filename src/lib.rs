@@ -14,5 +14,6 @@ pub mod nn;
 pub mod rng;
 pub mod tensor;
 pub mod train;
+pub mod weights;
 
 pub use error::{Error, Result};
