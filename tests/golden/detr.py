@@ -130,8 +130,10 @@ class Attention(nn.MultiheadAttention):
     def __init__(self, width, heads, dropout):
         super().__init__(width, heads, dropout=dropout, batch_first=True)
 
-    def forward(self, query, key, value, padding=None):
-        return super().forward(query, key, value, key_padding_mask=padding, need_weights=True, average_attn_weights=False)
+    def forward(self, query, key, value, padding=None, added=None):
+        """`padding [B, L]`: true where keys are ignored; `added [B, heads, N, L]`: what is added to the logits."""
+        added = None if added is None else added.flatten(0, 1)
+        return super().forward(query, key, value, padding, attn_mask=added, average_attn_weights=False)
 
 
 class EncoderLayer(nn.Module):
@@ -241,13 +243,16 @@ class Detr(nn.Module):
         """`pixel_values [B, 3, H, W]`, `pixel_mask [B, H, W]` with 1 on the image and 0 on padding."""
         return self.detect(self.backbone[0]["body"](pixel_values), pixel_mask)
 
+    def tokens(self, feature_map, pixel_mask):
+        """What the transformer sees: valid cells, tokens, their positions and the queries'."""
+        valid = F.interpolate(pixel_mask[None].float(), size=feature_map.shape[-2:])[0].bool()
+        tokens = self.input_proj(feature_map).flatten(2).transpose(1, 2)
+        positions = sine_positions(valid, tokens.shape[-1]).flatten(2).transpose(1, 2).to(tokens.dtype)
+        return valid, tokens, positions, self.query_embed.weight.expand(len(tokens), -1, -1)
+
     def detect(self, feature_map, pixel_mask):
         """All that follows the backbone."""
-        valid = F.interpolate(pixel_mask[None].float(), size=feature_map.shape[-2:])[0].bool()
-        width = self.query_embed.weight.shape[1]
-        tokens = self.input_proj(feature_map).flatten(2).transpose(1, 2)
-        positions = sine_positions(valid, width).flatten(2).transpose(1, 2)
-        queries = self.query_embed.weight.expand(len(tokens), -1, -1)
+        valid, tokens, positions, queries = self.tokens(feature_map, pixel_mask)
         memory, hidden, attention = self.transformer(tokens, positions, ~valid.flatten(1), queries)
         logits, boxes = self.class_embed(hidden), self.bbox_embed(hidden).sigmoid()
         return {

@@ -14,7 +14,7 @@ inputs and outputs: `io.safetensors`, a batch of two images of different sizes, 
     decoder_hidden  [layers, B, N, d], every decoder layer behind the shared final norm, as the heads (and DETR's auxiliary
                     losses) see it; the last one gives logits and pred_boxes
     logits          [B, N, classes + 1]
-    pred_boxes      [B, N, 4], cxcywh, 0..1 of the padded batch's size
+    pred_boxes      [B, N, 4], cxcywh in 0..1; trained to mean parts of each image's own size, without its padding
 
 Metadata of both files: `config`, the model's configuration as Rust's `ModelConfig` in JSON.
 
