@@ -21,37 +21,17 @@ const BLOCKS_N = TILE_N / 4u * BLOCKS_K;
 var<workgroup> sh_x: array<vec4<f32>, TILE_K * STRIDE_M>;
 var<workgroup> sh_w: array<vec4<f32>, TILE_K * STRIDE_N>;
 
-fn stage_x(tile_row: u32, group: u32, k: u32, lane: u32) {
-    for (var block = lane; block < BLOCKS_M; block += LANES) {
-        let bk = block % BLOCKS_K;
-        let bm = block / BLOCKS_K;
-        let row = tile_row + bm * 4u;
-        let a = vec4<f32>(load_x(row_x(row, group), k + bk * 4u));
-        let b = vec4<f32>(load_x(row_x(row + 1u, group), k + bk * 4u));
-        let c = vec4<f32>(load_x(row_x(row + 2u, group), k + bk * 4u));
-        let d = vec4<f32>(load_x(row_x(row + 3u, group), k + bk * 4u));
-        let at = bk * 4u * STRIDE_M + bm;
-        sh_x[at] = vec4<f32>(a.x, b.x, c.x, d.x);
-        sh_x[at + STRIDE_M] = vec4<f32>(a.y, b.y, c.y, d.y);
-        sh_x[at + 2u * STRIDE_M] = vec4<f32>(a.z, b.z, c.z, d.z);
-        sh_x[at + 3u * STRIDE_M] = vec4<f32>(a.w, b.w, c.w, d.w);
+fn transpose_x(at: u32, rows: array<element_x4, 4>) {
+    let block = transpose(mat4x4<f32>(vec4<f32>(rows[0]), vec4<f32>(rows[1]), vec4<f32>(rows[2]), vec4<f32>(rows[3])));
+    for (var j = 0u; j < 4u; j++) {
+        sh_x[at + j * STRIDE_M] = block[j];
     }
 }
 
-fn stage_w(tile_column: u32, group: u32, k: u32, lane: u32) {
-    for (var block = lane; block < BLOCKS_N; block += LANES) {
-        let bk = block % BLOCKS_K;
-        let bn = block / BLOCKS_K;
-        let row = tile_column + bn * 4u;
-        let a = vec4<f32>(load_w(row, group, k + bk * 4u));
-        let b = vec4<f32>(load_w(row + 1u, group, k + bk * 4u));
-        let c = vec4<f32>(load_w(row + 2u, group, k + bk * 4u));
-        let d = vec4<f32>(load_w(row + 3u, group, k + bk * 4u));
-        let at = bk * 4u * STRIDE_N + bn;
-        sh_w[at] = vec4<f32>(a.x, b.x, c.x, d.x);
-        sh_w[at + STRIDE_N] = vec4<f32>(a.y, b.y, c.y, d.y);
-        sh_w[at + 2u * STRIDE_N] = vec4<f32>(a.z, b.z, c.z, d.z);
-        sh_w[at + 3u * STRIDE_N] = vec4<f32>(a.w, b.w, c.w, d.w);
+fn transpose_w(at: u32, rows: array<element_w4, 4>) {
+    let block = transpose(mat4x4<f32>(vec4<f32>(rows[0]), vec4<f32>(rows[1]), vec4<f32>(rows[2]), vec4<f32>(rows[3])));
+    for (var j = 0u; j < 4u; j++) {
+        sh_w[at + j * STRIDE_N] = block[j];
     }
 }
 
@@ -68,12 +48,37 @@ fn main(
     if group >= p.groups {
         return;
     }
+    // A lane loads a block of x, or of w, or one of each.
+    let lane_w = lane - BLOCKS_M % LANES;
+    let loads_x = lane < BLOCKS_M;
+    let loads_w = lane_w < BLOCKS_N;
+    let k_x = lane % BLOCKS_K * 4u;
+    let k_w = lane_w % BLOCKS_K * 4u;
+    let row_w = tile_n * TILE_N + lane_w / BLOCKS_K * 4u;
+    let at_x = k_x * STRIDE_M + lane / BLOCKS_K;
+    let at_w = k_w * STRIDE_N + lane_w / BLOCKS_K;
+    var rows: array<RowX, 4>;
+    for (var i = 0u; i < 4u; i++) {
+        rows[i] = row_x(tile_m * TILE_M + lane / BLOCKS_K * 4u + i, group);
+    }
     let lane_n = lane % LANES_N;
     let lane_m = lane / LANES_N;
     var sums: array<vec4<f32>, ROWS * COLUMN_BLOCKS>;
     for (var k = 0u; k < p.k; k += TILE_K) {
-        stage_x(tile_m * TILE_M, group, k, lane);
-        stage_w(tile_n * TILE_N, group, k, lane);
+        if loads_x {
+            let tap = tap_x(k + k_x);
+            let loaded = array<element_x4, 4>(load_x(rows[0], tap), load_x(rows[1], tap), load_x(rows[2], tap), load_x(rows[3], tap));
+            transpose_x(at_x, loaded);
+        }
+        if loads_w {
+            let kw = k + k_w;
+            transpose_w(at_w, array<element_w4, 4>(
+                load_w(row_w, group, kw),
+                load_w(row_w + 1u, group, kw),
+                load_w(row_w + 2u, group, kw),
+                load_w(row_w + 3u, group, kw),
+            ));
+        }
         workgroupBarrier();
         for (var kk = 0u; kk < TILE_K; kk++) {
             var right: array<vec4<f32>, COLUMN_BLOCKS>;

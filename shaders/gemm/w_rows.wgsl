@@ -4,7 +4,7 @@
 
 fn load_w(row: u32, group: u32, k: u32) -> element_w4 {
     if row < p.n && k < p.k {
-        return w[((group * p.n + row) * p.k + k) / 4u];
+        return w[(group * p.n + row) * (p.k / 4u) + k / 4u];
     }
     return element_w4();
 }

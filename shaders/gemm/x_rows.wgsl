@@ -1,18 +1,11 @@
+#import common/gemm_rows.wgsl
+
 // The left operand of a GEMM: rows of a matrix [m, k], k a multiple of 4.
 
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    tiles_m: u32,
-    tiles_n: u32,
-    groups: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<element_x4>;
 
-struct RowX {
+// Four neighbouring k, the same for all rows.
+struct Tap {
     offset: u32,
     valid: bool,
 }
@@ -21,9 +14,13 @@ fn row_x(row: u32, group: u32) -> RowX {
     return RowX(row * (p.k / 4u), row < p.m);
 }
 
-fn load_x(row: RowX, k: u32) -> element_x4 {
-    if row.valid && k < p.k {
-        return x[row.offset + k / 4u];
+fn tap_x(k: u32) -> Tap {
+    return Tap(k / 4u, k < p.k);
+}
+
+fn load_x(row: RowX, tap: Tap) -> element_x4 {
+    if row.valid && tap.valid {
+        return x[row.offset + tap.offset];
     }
     return element_x4();
 }

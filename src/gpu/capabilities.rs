@@ -31,7 +31,7 @@ impl fmt::Display for Tier {
 pub struct Capabilities {
     /// 16-bit floats in shaders and buffers.
     pub f16: bool,
-    /// 16×16×16 cooperative matrices, f16 in and f32 accumulated, asked from the adapter's own list.
+    /// 16×16×16 cooperative matrices, f16 in and f32 accumulated, asked from the adapter's own list, on subgroups of 32 lanes.
     pub matrix: bool,
     /// Timestamps at pass boundaries.
     pub timestamps: bool,
@@ -61,14 +61,16 @@ impl Capabilities {
     pub fn of(adapter: &Adapter) -> Self {
         let (features, limits, info) = (adapter.features(), adapter.limits(), adapter.get_info());
         let f16 = features.contains(Features::SHADER_F16);
-        let matrix = f16 && features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has_matrix_shape(adapter);
+        let subgroup = (info.subgroup_min_size, info.subgroup_max_size);
+        let matrix =
+            f16 && features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && subgroup == (32, 32) && has_matrix_shape(adapter);
         Self {
             f16,
             matrix,
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
-            subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+            subgroup,
             tier: if matrix { Tier::Matrix } else { Tier::Packed },
         }
     }

@@ -4,7 +4,7 @@
 //! the window of an output pixel (implicit GEMM, nothing is unfolded in memory).
 
 use super::epilogue::Epilogue;
-use crate::gpu::{Capabilities, Dispatch, Words, shader::Source};
+use crate::gpu::{Capabilities, Dispatch, Tier, Words, shader::Source};
 use crate::tensor::{DType, TensorType};
 use crate::wgsl;
 
@@ -51,74 +51,106 @@ pub(crate) struct Windows {
     pub(crate) dilation: usize,
 }
 
-/// A workgroup's share of the result, and an invocation's.
+/// A workgroup's share of the result.
 #[derive(Clone, Copy, Debug)]
 struct Tile {
     m: usize,
     n: usize,
-    rows: usize,
-    columns: usize,
 }
 
-/// Largest first.
-const TILES: [Tile; 3] =
-    [Tile { m: 128, n: 64, rows: 8, columns: 8 }, Tile { m: 64, n: 64, rows: 8, columns: 8 }, Tile { m: 32, n: 32, rows: 4, columns: 4 }];
+/// Tiles of the portable kernel, larger first, with the rows and columns that one invocation computes.
+const TILES: [(Tile, usize); 2] = [(Tile { m: 64, n: 64 }, 8), (Tile { m: 32, n: 32 }, 4)];
 const TILE_K: usize = 16;
+
+/// The tile of the kernel for cooperative matrices.
+const MATRIX_TILE: Tile = Tile { m: 64, n: 64 };
+
+/// How many neighbouring k an operand's piece loads at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    /// One element at a time: any extent.
+    Scalar,
+    /// Four elements.
+    Vector,
+    /// Eight halves.
+    Halves,
+}
 
 /// Workgroups that keep a large GPU busy: two for each of some 130 processors.
 const BUSY: usize = 260;
 
 impl Product {
     /// All kernels for this product, best first.
-    pub(crate) fn kernels(&self, _device: &Capabilities) -> Vec<Dispatch> {
-        let best = TILES.iter().position(|&t| self.tiles(t) >= BUSY).unwrap_or(TILES.len() - 1);
-        let mut order = vec![best];
-        order.extend((0..TILES.len()).filter(|&i| i != best));
-        order.into_iter().map(|i| self.tiled(TILES[i])).collect()
+    pub(crate) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
+        let mut kernels = Vec::new();
+        if device.matrix && self.loads(8) && self.types[..2] == [DType::F16; 2] {
+            kernels.push(self.matrix());
+        }
+        // The larger tile does more arithmetic for each load, but only if there are enough of them for all processors.
+        let large_first = self.tiles(TILES[0].0) >= BUSY;
+        let order = if large_first { [0, 1] } else { [1, 0] };
+        kernels.extend(order.map(|i| self.tiled(TILES[i])));
+        kernels
     }
 
     fn tiles(&self, tile: Tile) -> usize {
         self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.groups
     }
 
-    /// The portable kernel on a given tile.
-    fn tiled(&self, tile: Tile) -> Dispatch {
+    /// The portable kernel.
+    fn tiled(&self, (tile, each): (Tile, usize)) -> Dispatch {
         let dispatch = Dispatch::new(wgsl!("gemm/tiled.wgsl"), 2)
             .constant("TILE_M", tile.m)
             .constant("TILE_N", tile.n)
             .constant("TILE_K", TILE_K)
-            .constant("ROWS", tile.rows)
-            .constant("COLUMNS", tile.columns);
-        self.operands(dispatch, tile)
+            .constant("ROWS", each)
+            .constant("COLUMNS", each)
+            .element("element_x", self.types[0])
+            .element("element_w", self.types[1]);
+        self.operands(dispatch, tile, if self.loads(4) { Load::Vector } else { Load::Scalar })
+    }
+
+    /// The kernel for cooperative matrices.
+    fn matrix(&self) -> Dispatch {
+        let dispatch = Dispatch::new(wgsl!("gemm/matrix.wgsl"), 2)
+            .tier(Tier::Matrix)
+            .constant("TILE_M", MATRIX_TILE.m)
+            .constant("TILE_N", MATRIX_TILE.n);
+        let mut dispatch = self.operands(dispatch, MATRIX_TILE, Load::Halves);
+        dispatch.f16 = true;
+        dispatch
     }
 
     /// The pieces that load and store, the parameters and the grid.
-    fn operands(&self, dispatch: Dispatch, tile: Tile) -> Dispatch {
-        let [x, w, y] = self.types;
-        let vectors = self.loads_vectors();
-        let dispatch = dispatch.element("element_x", x).element("element_w", w).element("element_y", y);
-        let dispatch = self.epilogue.constants(dispatch).part(self.x_part(vectors));
-        let dispatch = dispatch.part(if vectors { wgsl!("gemm/w_rows.wgsl") } else { wgsl!("gemm/w_rows_scalar.wgsl") });
-        let stores_vectors = self.n.is_multiple_of(4);
-        let dispatch = dispatch.part(if stores_vectors { wgsl!("gemm/y_rows.wgsl") } else { wgsl!("gemm/y_rows_scalar.wgsl") });
+    fn operands(&self, dispatch: Dispatch, tile: Tile, load: Load) -> Dispatch {
+        let w = match load {
+            Load::Scalar => wgsl!("gemm/w_rows_scalar.wgsl"),
+            Load::Vector => wgsl!("gemm/w_rows.wgsl"),
+            Load::Halves => wgsl!("gemm/w_rows_halves.wgsl"),
+        };
+        let y = if self.n.is_multiple_of(4) { wgsl!("gemm/y_rows.wgsl") } else { wgsl!("gemm/y_rows_scalar.wgsl") };
+        let dispatch = self.epilogue.constants(dispatch.element("element_y", self.types[2]));
+        let dispatch = dispatch.part(self.x_part(load)).part(w).part(y);
         let [scale, shift, residual] = self.epilogue.bindings(2);
         dispatch.params(self.params(tile)).bind([0, 1, scale, shift, residual]).over_groups(self.tiles(tile))
     }
 
-    /// Whether four neighbouring k lie in one aligned vector of x and w.
-    fn loads_vectors(&self) -> bool {
+    /// Whether `count` neighbouring k lie in one aligned vector of x and w.
+    fn loads(&self, count: usize) -> bool {
         match self.geometry {
-            Geometry::Rows => self.k.is_multiple_of(4),
-            Geometry::Windows(w) => w.group_channels.is_multiple_of(4),
+            Geometry::Rows => self.k.is_multiple_of(count),
+            Geometry::Windows(w) => w.group_channels.is_multiple_of(count),
         }
     }
 
-    fn x_part(&self, vectors: bool) -> Source {
-        match (self.geometry, vectors) {
-            (Geometry::Rows, true) => wgsl!("gemm/x_rows.wgsl"),
-            (Geometry::Rows, false) => wgsl!("gemm/x_rows_scalar.wgsl"),
-            (Geometry::Windows(_), true) => wgsl!("gemm/x_conv.wgsl"),
-            (Geometry::Windows(_), false) => wgsl!("gemm/x_conv_scalar.wgsl"),
+    fn x_part(&self, load: Load) -> Source {
+        match (self.geometry, load) {
+            (Geometry::Rows, Load::Scalar) => wgsl!("gemm/x_rows_scalar.wgsl"),
+            (Geometry::Rows, Load::Vector) => wgsl!("gemm/x_rows.wgsl"),
+            (Geometry::Rows, Load::Halves) => wgsl!("gemm/x_rows_halves.wgsl"),
+            (Geometry::Windows(_), Load::Scalar) => wgsl!("gemm/x_windows_scalar.wgsl"),
+            (Geometry::Windows(_), Load::Vector) => wgsl!("gemm/x_windows.wgsl"),
+            (Geometry::Windows(_), Load::Halves) => wgsl!("gemm/x_windows_halves.wgsl"),
         }
     }
 

@@ -23,16 +23,27 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-// One output pixel: where its window begins in the image, in pixels, possibly in the padding.
+// The window of one output pixel: where it begins, in pixels and as a flat index, possibly in the padding.
 struct RowX {
-    image: u32,
-    channel: u32,
+    offset: i32,
     y: i32,
     x: i32,
-    valid: bool,
 }
 
+// One k: how far from a window's beginning, in pixels and as a flat index.
+struct Place {
+    offset: i32,
+    y: i32,
+    x: i32,
+}
+
+// A coordinate that is outside of every image, whatever place is added.
+const OUTSIDE = -0x40000000;
+
 fn row_x(row: u32, group: u32) -> RowX {
+    if row >= p.m {
+        return RowX(0, OUTSIDE, OUTSIDE);
+    }
     let pixels = p.out_height * p.out_width;
     let b = row / pixels;
     let pixel = row - b * pixels;
@@ -40,7 +51,8 @@ fn row_x(row: u32, group: u32) -> RowX {
     let ox = pixel - oy * p.out_width;
     let y = i32(oy * p.stride) - i32(p.padding);
     let x = i32(ox * p.stride) - i32(p.padding);
-    return RowX(b * p.height, group * p.group_channels, y, x, row < p.m);
+    let first = (i32(b * p.height) + y) * i32(p.width) + x;
+    return RowX(first * i32(p.channels) + i32(group * p.group_channels), y, x);
 }
 
 // n / d by a multiplication with 1/d: exact for n below 2^21, as the host asserts.
@@ -48,17 +60,20 @@ fn quotient(n: u32, inverse: f32) -> u32 {
     return u32((f32(n) + 0.5) * inverse);
 }
 
-// The flat element index of k in the window of a row, or -1 in the padding.
-fn window_index(row: RowX, k: u32) -> i32 {
+fn place_of(k: u32) -> Place {
+    if k >= p.k {
+        return Place(0, OUTSIDE, OUTSIDE);
+    }
     let tap = quotient(k, p.inverse_group_channels);
     let channel = k - tap * p.group_channels;
     let ky = quotient(tap, p.inverse_kernel_width);
     let kx = tap - ky * p.kernel_width;
-    let y = row.y + i32(ky * p.dilation);
-    let x = row.x + i32(kx * p.dilation);
+    let y = i32(ky * p.dilation);
+    let x = i32(kx * p.dilation);
+    return Place((y * i32(p.width) + x) * i32(p.channels) + i32(channel), y, x);
+}
+
+fn is_inside(row: RowX, place: Place) -> bool {
     // A negative coordinate is a huge unsigned one.
-    if !row.valid || k >= p.k || u32(y) >= p.height || u32(x) >= p.width {
-        return -1;
-    }
-    return i32(((row.image + u32(y)) * p.width + u32(x)) * p.channels + row.channel + channel);
+    return u32(row.y + place.y) < p.height && u32(row.x + place.x) < p.width;
 }
