@@ -112,6 +112,8 @@ fn translate(text: &str, dispatch: &Dispatch) -> Result<(), String> {
     let (module, reflection) = reflect(text)?;
     let mut allowed = Allowed::empty();
     allowed.set(Allowed::SHADER_FLOAT16, dispatch.f16);
+    // unpack2x16float: every back end of ours has it, wgpu withholds it only from GLES.
+    allowed |= Allowed::SHADER_FLOAT16_IN_FLOAT32;
     allowed.set(Allowed::COOPERATIVE_MATRIX, dispatch.tier == Tier::Matrix);
     let info = Validator::new(ValidationFlags::all(), allowed).validate(&module).map_err(|e| e.emit_to_string(text))?;
     for version in [(1, 3), (1, 6)] {

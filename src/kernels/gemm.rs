@@ -83,7 +83,7 @@ impl Product {
     /// All kernels for this product, best first.
     pub(crate) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
         let mut kernels = Vec::new();
-        if device.matrix && self.loads(8) && self.types[..2] == [DType::F16; 2] {
+        if device.allows(Tier::Matrix) && self.loads(8) && self.types[..2] == [DType::F16; 2] {
             kernels.push(self.matrix());
         }
         // The larger tile does more arithmetic for each load, but only if there are enough of them for all processors.
