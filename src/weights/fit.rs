@@ -19,24 +19,28 @@ pub enum Extras {
 
 /// Takes from a checkpoint what a model wants, given as names and shapes of our layout. Element types stay as they were stored.
 ///
-/// To load only a backbone, ask for its parameters alone, those below `backbone.`, with [`Extras::Ignore`].
+/// For a network, `wants` is `net.specs().iter().map(|(name, spec)| (name.as_str(), spec.shape))`. To load only a backbone, ask for its parameters alone, those below `backbone.`, with [`Extras::Ignore`].
 ///
 /// # Errors
 /// [`Error::Weights`] that lists everything missing, extra and misshapen, and [`Error::NotFinite`] that names the tensors that
 /// hold a NaN or an infinity; both shorten long lists.
-pub fn fit(checkpoint: Checkpoint, wants: &[(String, Shape)], extras: Extras) -> Result<BTreeMap<String, Host>> {
+pub fn fit<'a>(
+    checkpoint: Checkpoint,
+    wants: impl IntoIterator<Item = (&'a str, Shape)>,
+    extras: Extras,
+) -> Result<BTreeMap<String, Host>> {
     let Checkpoint { mut tensors, dialect, source: path, .. } = checkpoint;
     let mut fitting = BTreeMap::new();
     let (mut missing, mut extra, mut misshapen) = (Vec::new(), Vec::new(), Vec::new());
     for (name, shape) in wants {
         match tensors.remove_entry(name) {
             None => {
-                let theirs = dialect.from_canonical(name).filter(|place| place.name != *name);
+                let theirs = dialect.from_canonical(name).filter(|place| place.name != name);
                 let theirs = theirs.map(|place| format!(", {} in the names of {dialect}", quoted(&place.name))).unwrap_or_default();
-                missing.push(format!("missing {} {:?}{theirs}", quoted(name), torch_dims(*shape)));
+                missing.push(format!("missing {} {:?}{theirs}", quoted(name), torch_dims(shape)));
             }
-            Some((name, tensor)) if tensor.shape() != *shape => {
-                let (found, wanted) = (torch_dims(tensor.shape()), torch_dims(*shape));
+            Some((name, tensor)) if tensor.shape() != shape => {
+                let (found, wanted) = (torch_dims(tensor.shape()), torch_dims(shape));
                 misshapen.push(format!("misshapen {}: the file has {found:?}, the model wants {wanted:?}", quoted(&name)));
             }
             Some((name, tensor)) => {

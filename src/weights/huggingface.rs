@@ -2,6 +2,7 @@
 
 use super::infer;
 use super::raw::quoted;
+use crate::files::read_text;
 use crate::models::ModelConfig;
 use crate::models::config::{Backbone, Block, ResNet};
 use crate::tensor::Host;
@@ -55,13 +56,8 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if length > LONGEST_JSON {
-        return Err(Error::format(path, format!("is {length} bytes long; no configuration is")));
-    }
-    let text = std::fs::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| Error::format(path, format!("is not the JSON it should be: {}", e.to_string().escape_debug())))
+    let text = read_text(path, LONGEST_JSON)?;
+    serde_json::from_str(&text).map_err(|e| Error::format(path, format!("is not the JSON it should be: {}", e.to_string().escape_debug())))
 }
 
 /// The model that a `config.json` describes; the tensors tell what it leaves to a download.

@@ -4,6 +4,7 @@
 //! shall be the same bytes.
 
 use super::raw::{torch_bytes, torch_dims};
+use crate::files::write_whole;
 use crate::models::ModelConfig;
 use crate::tensor::{DType, Host};
 use crate::{Error, Result};
@@ -11,9 +12,7 @@ use ::safetensors::Dtype;
 use ::safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Metadata key of the configuration, as JSON.
 pub(super) const CONFIG_KEY: &str = "qdetr.config";
@@ -59,21 +58,11 @@ pub fn save(
     let mut order: Vec<(&String, &Host)> = tensors.iter().collect();
     order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size()));
     let header = header(&order, metadata).map_err(|e| Error::format(path, format!("cannot be written: {e}")))?;
-    let beside = beside(path);
-    let written = write(&beside, &header, &order).and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // The first error is the one to report; what is left of the file is of no use to anybody.
-        std::fs::remove_file(&beside).ok();
-    }
-    written.map_err(Error::io(path))
-}
-
-/// A name in the same folder that no other process takes.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    path.with_file_name(name)
+    write_whole(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        order.iter().try_for_each(|(_, tensor)| file.write_all(&torch_bytes(tensor)))
+    })
 }
 
 fn header(order: &[(&String, &Host)], metadata: BTreeMap<String, String>) -> serde_json::Result<Vec<u8>> {
@@ -94,14 +83,4 @@ fn header(order: &[(&String, &Host)], metadata: BTreeMap<String, String>) -> ser
     let mut text = serde_json::to_vec(&Value::Object(header))?;
     text.resize(text.len().next_multiple_of(8), b' ');
     Ok(text)
-}
-
-fn write(path: &Path, header: &[u8], order: &[(&String, &Host)]) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header)?;
-    for (_, tensor) in order {
-        file.write_all(&torch_bytes(tensor))?;
-    }
-    file.into_inner().map_err(|e| e.into_error())?.sync_all()
 }

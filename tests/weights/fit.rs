@@ -1,8 +1,12 @@
 //! A checkpoint held against what a model wants.
 
-use super::{golden, one_line};
+use super::{golden, hashed, one_line};
 use half::f16;
 use qdetr::Error;
+use qdetr::graph::interpret;
+use qdetr::models::{Results, detr};
+use qdetr::nn::Precision;
+use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{Data, Host, Shape};
 use qdetr::weights::{Checkpoint, Extras, fit, load};
 
@@ -14,9 +18,13 @@ fn wants(checkpoint: &Checkpoint) -> Vec<(String, Shape)> {
     checkpoint.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape())).collect()
 }
 
+fn borrowed(wants: &[(String, Shape)]) -> impl Iterator<Item = (&str, Shape)> {
+    wants.iter().map(|(name, shape)| (name.as_str(), *shape))
+}
+
 #[track_caller]
 fn complaint(checkpoint: Checkpoint, wants: &[(String, Shape)]) -> String {
-    match fit(checkpoint, wants, Extras::Refuse) {
+    match fit(checkpoint, borrowed(wants), Extras::Refuse) {
         Err(Error::Weights { what, .. }) => what,
         other => panic!("want a list of tensors, found {other:?}"),
     }
@@ -25,7 +33,43 @@ fn complaint(checkpoint: Checkpoint, wants: &[(String, Shape)]) -> String {
 #[test]
 fn a_checkpoint_that_fits_is_taken_whole() {
     let (all, wants) = (checkpoint(), wants(&checkpoint()));
-    assert_eq!(fit(all.clone(), &wants, Extras::Refuse).unwrap(), all.tensors);
+    assert_eq!(fit(all.clone(), borrowed(&wants), Extras::Refuse).unwrap(), all.tensors);
+}
+
+#[test]
+fn every_golden_fits_its_model_and_every_number_is_in_its_place() {
+    // Their weights are hashed from the original's names: thirds of packed projections, transposed convolutions and all.
+    let inputs = [
+        ("hf_basic", "hf_basic"),
+        ("hf_bottleneck", "hf_bottleneck"),
+        ("hf_timm_bottleneck", "hf_bottleneck"),
+        ("hf_timm_dc5", "hf_timm_dc5"),
+        ("original_basic/model.pth", "original_basic"),
+        ("original_basic/model_legacy.pth", "original_basic"),
+    ];
+    for (source, io) in inputs {
+        let checkpoint = load(&golden(&format!("models/{source}"))).unwrap();
+        let size = hashed::golden(&format!("{io}/io.safetensors")).size;
+        let net = detr(checkpoint.config.as_ref().unwrap(), size, Precision::F32, Results::Answers);
+        let wants = net.specs().iter().map(|(name, spec)| (name.as_str(), spec.shape));
+        let tensors = fit(checkpoint, wants, Extras::Refuse).unwrap_or_else(|e| panic!("{source}: {e}"));
+        assert!(tensors.len() > 150);
+        for (name, expected) in hashed::params(net.specs()) {
+            assert!(tensors[&name] == expected, "{source}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_loaded_model_answers_what_pytorch_does() {
+    let golden = hashed::golden("original_basic/io.safetensors");
+    let checkpoint = load(&super::golden("models/original_basic/model.pth")).unwrap();
+    let net = detr(checkpoint.config.as_ref().unwrap(), golden.size, Precision::F32, Results::Answers);
+    let wants = net.specs().iter().map(|(name, spec)| (name.as_str(), spec.shape));
+    let found = interpret(&net, &golden.inputs, &fit(checkpoint, wants, Extras::Refuse).unwrap());
+    for name in ["logits", "pred_boxes"] {
+        compare(&found[name], &golden.answers[name], Tolerance { absolute: 1e-4, relative: 0.0 }).unwrap();
+    }
 }
 
 #[test]
@@ -73,7 +117,7 @@ fn a_backbone_is_taken_out_of_a_detector_only_when_asked_to() {
     wants.retain(|(name, _)| name.starts_with("backbone."));
     let what = complaint(checkpoint(), &wants);
     assert!(what.lines().all(|line| line.contains("extra")), "{what}");
-    let backbone = fit(checkpoint(), &wants, Extras::Ignore).unwrap();
+    let backbone = fit(checkpoint(), borrowed(&wants), Extras::Ignore).unwrap();
     assert!(backbone.len() == wants.len() && backbone.keys().all(|name| name.starts_with("backbone.")));
 }
 
@@ -87,7 +131,7 @@ fn weights_that_are_not_finite_are_refused_by_name() {
     let half = Data::F16(vec![f16::INFINITY; 32]);
     source.tensors.insert("class_embed.bias".into(), Host::new([6], Data::F16(vec![f16::ZERO; 6])));
     source.tensors.insert("transformer.decoder.norm.bias".into(), Host::new([32], half));
-    let error = fit(source, &wants, Extras::Refuse).unwrap_err();
+    let error = fit(source, borrowed(&wants), Extras::Refuse).unwrap_err();
     assert!(matches!(error, Error::NotFinite(_)), "{error:?}");
     let text = one_line(&error, "hf_basic");
     assert!(text.contains("`input_proj.bias` (2 of 32 values), `transformer.decoder.norm.bias` (32 of 32 values)"), "{text}");

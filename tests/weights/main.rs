@@ -2,6 +2,8 @@
 
 mod files;
 mod fit;
+#[path = "../common/hashed.rs"]
+mod hashed;
 mod hostile_pickles;
 mod hostile_safetensors;
 mod hugging_face;
