@@ -1,5 +1,6 @@
 //! From files to tensors: data sets, pictures and the names of their classes.
 
+pub mod augment;
 pub mod categories;
 pub mod coco;
 pub mod dataset;
