@@ -3,17 +3,19 @@
 //! `y[b, oy, ox, c] = epilogue(Σ_{ky, kx} x[b, oy·s − p + ky·d, ox·s − p + kx·d, c] · w[c, ky, kx])`, zero outside.
 //!
 //! Shapes: x `[B, H, W, C]`, w `[C, kh, kw, 1]`, then the epilogue's inputs; y `[B, H', W', C]`.
-//! No GEMM: each channel has its own few weights, and the op is bound by memory.
+//! No GEMM: each channel has its own few weights, and the op is bound by memory. Saved for backward: x and w.
 
 use super::conv::{Conv2d, Window};
+use super::depthwise_backward::{self, DepthwiseInputGradient, DepthwiseWeightGradient};
 use super::epilogue::{Activation, Epilogue};
 use super::linear::{epilogue_inputs, half};
+use super::reduce;
 use super::rows::{lanes, width_of};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Op, Var, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::tensor::compare::Tolerance;
-use crate::tensor::{Host, TensorType};
+use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
 
 const GROUP: usize = 128;
@@ -81,6 +83,24 @@ impl Op for Depthwise {
         width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs, outputs[0], width)).collect()
     }
 
+    /// Only of a bare convolution, or one with a bias: other epilogues appear when a graph is fused, after its backward.
+    fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        let is_bare = self.epilogue == Epilogue::bias(self.epilogue.shift);
+        assert!(is_bare, "depthwise: differentiate the graph before it is fused, found {:?}", self.epilogue);
+        let Some(d_y) = d_outputs[0] else { return vec![None; io.inputs.len()] };
+        let (x, w, window) = (io.inputs[0], io.inputs[1], self.window);
+        let ([_, height, width, _], [_, kh, kw, _]) = (graph.shape(x).bhwc(), graph.shape(w).bhwc());
+        let d_x = wanted[0].then(|| graph.apply(DepthwiseInputGradient { window, size: [height, width] }, &[d_y, w]));
+        let d_w = wanted[1].then(|| {
+            let parts = graph.apply(DepthwiseWeightGradient { window, kernel: [kh, kw] }, &[x, d_y]);
+            let (shape, to) = (graph.shape(w), graph.ty(w).dtype);
+            let d_w = reduce::column_sums(graph, parts, to);
+            graph.reshape(d_w, shape.dims())
+        });
+        let d_shift = wanted.get(2).map(|wanted| wanted.then(|| reduce::column_sums(graph, d_y, DType::F32)));
+        [d_x, d_w].into_iter().chain(d_shift).collect()
+    }
+
     fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         let taps = inputs[1].shape.len() / inputs[1].shape.dims()[0];
         2 * (outputs[0].shape.len() * taps) as u64
@@ -121,6 +141,7 @@ pub fn cases() -> Vec<Case> {
             let case = Case::new(op, inputs, Tolerance::of(1e-5));
             cases.extend([half(&case, kh * kw), case]);
         }
+        cases.extend(depthwise_backward::cases(&noise(image, i as u64), [kh, kw], window));
     }
     cases
 }

@@ -6,11 +6,13 @@
 
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Op, Var, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
+use crate::kernels::reduce;
 use crate::kernels::rows::{RowLayout, width_of};
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{Host, Shape, TensorType};
 use crate::wgsl;
+use std::sync::Arc;
 
 /// Layer normalization over the last dimension.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,16 @@ impl Op for LayerNorm {
         width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], inputs[1], width)).collect()
     }
 
+    fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        let Some(d_y) = d_outputs[0] else { return vec![None; 3] };
+        let [x, weight, _] = [0, 1, 2].map(|i| io.inputs[i]);
+        let to = graph.ty(weight).dtype;
+        let all = graph.apply_all(Arc::new(LayerNormBackward { eps: self.eps }), &[x, weight, d_y]);
+        let d_weight = wanted[1].then(|| reduce::column_sums(graph, all[1], to));
+        let d_bias = wanted[2].then(|| reduce::column_sums(graph, all[2], to));
+        vec![wanted[0].then_some(all[0]), d_weight, d_bias]
+    }
+
     fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         8 * inputs[0].shape.len() as u64
     }
@@ -65,6 +77,76 @@ fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
     let mean = row.iter().sum::<f32>() / row.len() as f32;
     let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / row.len() as f32;
     (mean, 1.0 / (variance + eps).sqrt())
+}
+
+/// `(x, weight, d_y) -> (d_x, d_weight, d_bias)`: the first like x, the others `f32[parts, C]`, sums over parts of the rows.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNormBackward {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl LayerNormBackward {
+    /// Workgroups, each of which sums its share of the rows; their sums are added by one more node.
+    fn parts(x: TensorType) -> usize {
+        x.shape.rows().min(256)
+    }
+
+    fn kernel(self, x: TensorType, weight: TensorType, width: usize) -> Dispatch {
+        let layout = RowLayout::new(x.shape, width);
+        let (rows, columns) = (x.shape.rows(), x.shape.last());
+        let dispatch = Dispatch::new(wgsl!("layer_norm_backward.wgsl"), 3)
+            .wide("wide_x", x.dtype, width)
+            .wide("wide_w", weight.dtype, width)
+            .constant("PER_LANE", layout.steps(columns))
+            .params(Words::of([rows, columns / width, columns, rows.div_ceil(Self::parts(x))]).float(self.eps))
+            .over_groups(Self::parts(x));
+        layout.constants(dispatch)
+    }
+}
+
+impl Op for LayerNormBackward {
+    fn name(&self) -> &'static str {
+        "layer_norm_backward"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let [x, weight, d_y] = inputs else { panic!("layer_norm_backward: wants x, weight and d_y, found {}", ids(inputs)) };
+        let fits = x.dtype.is_float() && weight.dtype.is_float() && weight.shape == Shape::new([x.shape.last()]) && d_y == x;
+        assert!(fits, "layer_norm_backward: wants x [.., C], weight [C] and d_y like x, found {}", ids(inputs));
+        let sums = TensorType::f32([Self::parts(*x), x.shape.last()]);
+        vec![*x, sums, sums]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let (x, weight, d_y) = (inputs[0].to_f32(), inputs[1].to_f32(), inputs[2].to_f32());
+        let c = weight.len();
+        let chunk = inputs[0].shape().rows().div_ceil(outputs[1].shape.rows());
+        let mut d_x = Vec::with_capacity(x.len());
+        let (mut d_weight, mut d_bias) = (vec![0.0; outputs[1].shape.len()], vec![0.0; outputs[1].shape.len()]);
+        for (row, (x, d_y)) in x.chunks(c).zip(d_y.chunks(c)).enumerate() {
+            let (mean, r) = statistics(x, self.eps);
+            let n: Vec<f32> = x.iter().map(|x| (x - mean) * r).collect();
+            let g: Vec<f32> = d_y.iter().zip(weight.iter()).map(|(d, w)| d * w).collect();
+            let g_mean = g.iter().sum::<f32>() / c as f32;
+            let gn_mean = g.iter().zip(&n).map(|(g, n)| g * n).sum::<f32>() / c as f32;
+            for i in 0..c {
+                d_x.push(r * (g[i] - g_mean - n[i] * gn_mean));
+                d_weight[row / chunk * c + i] += d_y[i] * n[i];
+                d_bias[row / chunk * c + i] += d_y[i];
+            }
+        }
+        let results = [d_x, d_weight, d_bias].into_iter().zip(outputs);
+        results.map(|(data, &ty)| Host::from_f32(ty, data)).collect()
+    }
+
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], inputs[1], width)).collect()
+    }
+
+    fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        20 * inputs[0].shape.len() as u64
+    }
 }
 
 /// Layer normalization of x `[.., C]` over C, then times `weight [C]` plus `bias [C]`.
@@ -96,6 +178,26 @@ pub fn cases() -> Vec<Case> {
     for x in [Host::f32([4, 256], far), Host::f32([4, 256], vec![3.0; 1024])] {
         let inputs = vec![x, parameters[0].clone(), parameters[1].clone()];
         cases.push(Case::new(LayerNorm { eps: 1e-5 }, inputs, Tolerance::of(2e-3)));
+    }
+    cases.extend(backward_cases());
+    cases
+}
+
+fn backward_cases() -> Vec<Case> {
+    // One row; fewer rows than parts; parts of several rows, the last ones empty; several steps along a row.
+    let shapes: [&[usize]; 8] = [&[1], &[3, 1], &[5, 7], &[2, 300, 12], &[850, 33], &[515, 64], &[2, 1028], &[300, 1031]];
+    let mut cases = Vec::new();
+    for (i, shape) in shapes.into_iter().enumerate() {
+        let (seed, c) = (i as u64, shape[shape.len() - 1]);
+        let inputs = vec![noise(shape, seed), noise([c], seed + 50), noise(shape, seed + 90)];
+        let case = Case::new(LayerNormBackward { eps: 1e-5 }, inputs, Tolerance { absolute: 1e-4, relative: 1e-4 });
+        if shape[0] < 10 {
+            let half = case.in_f16(Tolerance::of(1e-2));
+            let mut mixed = half.clone();
+            mixed.inputs[1] = case.inputs[1].clone();
+            cases.extend([half, mixed]);
+        }
+        cases.push(case);
     }
     cases
 }

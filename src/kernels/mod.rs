@@ -7,6 +7,7 @@ pub mod attention;
 pub mod binary;
 pub mod conv;
 pub mod depthwise;
+pub mod depthwise_backward;
 pub mod epilogue;
 mod gemm;
 pub mod layer_norm;

@@ -7,7 +7,7 @@ use super::conv::Window;
 use super::rows::width_of;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Op, Var};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
@@ -89,8 +89,64 @@ impl Op for MaxPool {
         width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], outputs[0], width)).collect()
     }
 
+    fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
+        let backward = MaxPoolBackward { forward: *self };
+        vec![d_outputs[0].map(|d_y| graph.apply(backward, &[io.inputs[0], io.outputs[0], d_y]))]
+    }
+
     fn operations(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         (outputs[0].shape.len() * self.kernel * self.kernel) as u64
+    }
+}
+
+/// `(x, y, d_y) -> d_x`: the gradient of each window goes to the first of its largest pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxPoolBackward {
+    /// The pool whose gradient it is.
+    pub forward: MaxPool,
+}
+
+impl Op for MaxPoolBackward {
+    fn name(&self) -> &'static str {
+        "max_pool_backward"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let fits = inputs.len() == 3 && self.forward.outputs(&inputs[..1])[0] == inputs[1] && inputs[2] == inputs[1];
+        assert!(fits, "max_pool_backward: wants x, y and d_y of {:?}, found {}", self.forward, ids(inputs));
+        vec![inputs[0]]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let (x, d_y) = (inputs[0].to_f32(), inputs[2].to_f32());
+        let [_, height, width, channels] = inputs[0].shape().bhwc();
+        let [_, out_height, out_width, _] = inputs[1].shape().bhwc();
+        let mut d_x = vec![0.0; x.len()];
+        for (o, d_y) in d_y.iter().enumerate() {
+            let (c, pixel) = (o % channels, o / channels);
+            let (b, oy, ox) = (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
+            let at = |(iy, ix): (usize, usize)| ((b * height + iy) * width + ix) * channels + c;
+            let taps = self.forward.taps(oy, height).flat_map(|iy| self.forward.taps(ox, width).map(move |ix| (iy, ix)));
+            let first = taps.map(at).reduce(|best, i| if x[i] > x[best] { i } else { best });
+            d_x[first.expect("no window is empty")] += d_y;
+        }
+        vec![Host::from_f32(outputs[0], d_x)]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        let (x, y) = (inputs[0], inputs[1]);
+        let mut sizes = self.forward.sizes(x, y, 1);
+        sizes[0] = x.shape.len();
+        let kernel = Dispatch::new(wgsl!("max_pool_backward.wgsl"), 3)
+            .element("element", x.dtype)
+            .constant("GROUP", GROUP)
+            .params(Words::of(sizes))
+            .over_items(x.shape.len(), GROUP);
+        vec![kernel]
+    }
+
+    fn operations(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        outputs[0].shape.len() as u64
     }
 }
 
@@ -120,13 +176,28 @@ pub fn cases() -> Vec<Case> {
     for (i, (image, [kernel, stride, padding])) in shapes.into_iter().enumerate() {
         // Below zero everywhere: a padding that counts as 0 would win.
         let x = noise(image, i as u64).to_f32().iter().map(|v| v - 1.0).collect();
-        let case = Case::new(MaxPool { kernel, stride, padding }, vec![Host::f32(image, x)], Tolerance::EXACT);
-        cases.extend([case.in_f16(Tolerance::EXACT), case]);
+        let op = MaxPool { kernel, stride, padding };
+        let case = Case::new(op, vec![Host::f32(image, x)], Tolerance::EXACT);
+        for forward in [case.in_f16(Tolerance::EXACT), case] {
+            cases.push(backward_case(op, &forward));
+            cases.push(forward);
+        }
     }
     // More than 65,535 workgroups.
     let large = vec![noise([1, 1, 65_535 * 256 + 9, 1], 3)];
     cases.push(Case::new(MaxPool { kernel: 1, stride: 1, padding: 0 }, large, Tolerance::EXACT));
     cases
+}
+
+/// The backward of a forward case on few distinct values, so that windows have several largest pixels.
+fn backward_case(forward: MaxPool, case: &Case) -> Case {
+    let x = &case.inputs[0];
+    let steps = x.to_f32().iter().map(|v| (v * 4.0).round()).collect();
+    let x = Host::from_f32(x.ty(), steps);
+    let y = forward.reference(&[&x], &forward.outputs(&[x.ty()])).remove(0);
+    let d_y = noise(y.shape().dims(), 9).cast(x.dtype());
+    let tolerance = if x.dtype() == DType::F16 { 2e-3 } else { 1e-6 };
+    Case::new(MaxPoolBackward { forward }, vec![x, y, d_y], Tolerance::of(tolerance))
 }
 
 #[cfg(test)]

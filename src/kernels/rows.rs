@@ -32,11 +32,18 @@ impl RowLayout {
         Self { lanes, group: lanes.max(64), rows: shape.rows(), width }
     }
 
-    /// Adds constants, [`lanes`] and the grid.
+    /// Adds constants, [`lanes`] and a grid over all rows.
     pub(super) fn apply(self, dispatch: Dispatch) -> Dispatch {
-        lanes(dispatch, self.width)
-            .constant("LANES", self.lanes)
-            .constant("GROUP", self.group)
-            .over_groups(self.rows.div_ceil(self.group / self.lanes))
+        self.constants(dispatch).over_groups(self.rows.div_ceil(self.group / self.lanes))
+    }
+
+    /// Adds constants and [`lanes`].
+    pub(super) fn constants(self, dispatch: Dispatch) -> Dispatch {
+        lanes(dispatch, self.width).constant("LANES", self.lanes).constant("GROUP", self.group)
+    }
+
+    /// How often each invocation must step to pass over a row of `n` numbers.
+    pub(super) fn steps(self, n: usize) -> usize {
+        (n / self.width).div_ceil(self.lanes)
     }
 }

@@ -4,9 +4,10 @@
 //! A masked column counts as [`MASKED`], a large finite negative: it gets exactly 0 while its row has a valid column; in a
 //! row without any, all columns get 1/S. Saved for backward: y.
 
+use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Op, Var, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::kernels::rows::{RowLayout, width_of};
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
@@ -19,19 +20,25 @@ pub const MASKED: f32 = -1e30;
 #[derive(Clone, Copy, Debug)]
 pub struct Softmax;
 
-impl Softmax {
-    fn kernel(inputs: &[TensorType], width: usize) -> Dispatch {
-        let (x, has_mask) = (inputs[0], inputs.len() == 2);
-        let (rows, pieces) = (x.shape.rows(), x.shape.last() / width);
-        let batch = if has_mask { inputs[1].shape.rows() } else { 1 };
-        let dispatch = Dispatch::new(wgsl!("softmax.wgsl"), 2)
-            .wide("wide_x", x.dtype, width)
-            .wide("wide_mask", DType::U32, width)
-            .flag("HAS_MASK", has_mask)
-            .bind(if has_mask { [0, 1] } else { [0, 0] })
-            .params(Words::of([rows, pieces, rows / batch]));
-        RowLayout::new(x.shape, width).apply(dispatch)
-    }
+/// The kernel of `source` over the rows of its first `rows` inputs, which are alike; one more input is the mask.
+fn kernel(source: Source, inputs: &[TensorType], rows: usize, width: usize) -> Dispatch {
+    let (x, mask) = (inputs[0], inputs.get(rows));
+    let batch = mask.map_or(1, |m| m.shape.rows());
+    let bindings: Vec<usize> = (0..rows).chain([if mask.is_some() { rows } else { 0 }]).collect();
+    let dispatch = Dispatch::new(source, rows + 1)
+        .wide("wide_x", x.dtype, width)
+        .wide("wide_mask", DType::U32, width)
+        .flag("HAS_MASK", mask.is_some())
+        .bind(bindings)
+        .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.rows() / batch]));
+    RowLayout::new(x.shape, width).apply(dispatch)
+}
+
+/// Whether a tensor is floats, and a mask, if any, has a number for each column of each of its batch elements.
+fn fits(x: TensorType, mask: Option<&TensorType>) -> bool {
+    let shape = x.shape.dims();
+    let masked = |m: &TensorType| *m == TensorType::new([shape[0], x.shape.last()], DType::U32) && shape.len() > 1;
+    x.dtype.is_float() && mask.is_none_or(masked)
 }
 
 impl Op for Softmax {
@@ -40,12 +47,7 @@ impl Op for Softmax {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let fits = |x: &TensorType, mask: Option<&TensorType>| {
-            let shape = x.shape.dims();
-            let masked = |m: &TensorType| *m == TensorType::new([shape[0], x.shape.last()], DType::U32) && shape.len() > 1;
-            x.dtype.is_float() && mask.is_none_or(masked)
-        };
-        let fits = (1..=2).contains(&inputs.len()) && fits(&inputs[0], inputs.get(1));
+        let fits = (1..=2).contains(&inputs.len()) && fits(inputs[0], inputs.get(1));
         assert!(fits, "softmax: wants floats x [B, .., S] and maybe a mask u32[B, S], found {}", ids(inputs));
         vec![inputs[0]]
     }
@@ -61,11 +63,55 @@ impl Op for Softmax {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.last()).map(|width| Self::kernel(inputs, width)).collect()
+        width_of(inputs[0].shape.last()).map(|width| kernel(wgsl!("softmax.wgsl"), inputs, 1, width)).collect()
+    }
+
+    fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
+        let d_x = d_outputs[0].map(|d_y| {
+            let inputs: Vec<Var> = [io.outputs[0], d_y].into_iter().chain(io.inputs.get(1).copied()).collect();
+            graph.apply(SoftmaxBackward, &inputs)
+        });
+        [d_x, None][..io.inputs.len()].to_vec()
     }
 
     fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         5 * inputs[0].shape.len() as u64
+    }
+}
+
+/// `(y, d_y) -> d_x` for `y = softmax(x)`; a third input is the mask.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftmaxBackward;
+
+impl Op for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax_backward"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let fits = (2..=3).contains(&inputs.len()) && inputs[0] == inputs[1] && fits(inputs[0], inputs.get(2));
+        assert!(fits, "softmax_backward: wants y [B, .., S], d_y like it and maybe a mask u32[B, S], found {}", ids(inputs));
+        vec![inputs[0]]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let (y, d_y, columns) = (inputs[0].to_f32(), inputs[1].to_f32(), inputs[0].shape().last());
+        let rows_of_mask = inputs.get(2).map_or(1, |m| inputs[0].shape().rows() / m.shape().rows());
+        let mut d_x = Vec::with_capacity(y.len());
+        for (row, (y, d_y)) in y.chunks(columns).zip(d_y.chunks(columns)).enumerate() {
+            let total: f32 = y.iter().zip(d_y).map(|(y, d)| y * d).sum();
+            let valid = |i: usize| inputs.get(2).is_none_or(|m| m.as_u32()[row / rows_of_mask * columns + i] != 0);
+            d_x.extend((0..columns).map(|i| if valid(i) { y[i] * (d_y[i] - total) } else { 0.0 }));
+        }
+        vec![Host::from_f32(outputs[0], d_x)]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        width_of(inputs[0].shape.last()).map(|width| kernel(wgsl!("softmax_backward.wgsl"), inputs, 2, width)).collect()
+    }
+
+    fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        4 * inputs[0].shape.len() as u64
     }
 }
 
@@ -105,11 +151,24 @@ pub fn cases() -> Vec<Case> {
         let mut masked = case.clone();
         masked.inputs.push(test_mask(shape[0], shape[shape.len() - 1], i as u64, true));
         if shape.len() > 1 && shape[0] < 1000 {
+            cases.extend(backward_cases(&masked));
             cases.extend([masked.in_f16(Tolerance::of(2e-3)), masked]);
+        }
+        if shape[0] < 1000 {
+            cases.extend(backward_cases(&case));
         }
         cases.push(case);
     }
     cases
+}
+
+/// The backward of a forward case, in both types.
+fn backward_cases(forward: &Case) -> [Case; 2] {
+    let x = &forward.inputs[0];
+    let y = Softmax.reference(&forward.inputs.iter().collect::<Vec<_>>(), &[x.ty()]).remove(0);
+    let inputs = [y, noise(x.shape().dims(), 77)].into_iter().chain(forward.inputs.get(1).cloned()).collect();
+    let case = Case::new(SoftmaxBackward, inputs, Tolerance::of(1e-5));
+    [case.in_f16(Tolerance::of(2e-3)), case]
 }
 
 #[cfg(test)]
