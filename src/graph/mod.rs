@@ -8,6 +8,7 @@
 //! index into its values and free to copy. Shapes never depend on data. The same graph runs on the CPU through each op's
 //! twin ([`interpret`]) and on a GPU through a [`Plan`].
 
+mod backward;
 pub mod check;
 mod fold;
 mod fuse;
