@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 impl Graph {
     /// Appends the nodes that compute the gradient of `loss` (`f32[1]`) with respect to each of `wanted`, and returns these
-    /// gradients: of the shape and type of the value, or `None` where the loss does not depend on it. A gradient belongs to the elements of a value,
-    /// so that a view and what it shows have the same one.
+    /// gradients: of the shape and type of the value, or `None` where the loss does not depend on it. A gradient belongs
+    /// to the elements of a value, so that a view and what it shows have the same one.
     ///
     /// Nodes are made only along paths from a wanted value to the loss, in the scope of the node that they differentiate
     /// followed by `backward`. What several nodes read gets the sum of their gradients, in the order of the walk.
