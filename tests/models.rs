@@ -6,10 +6,15 @@ mod hashed;
 
 use common::gpu;
 use hashed::{Golden, golden};
+use qdetr::data::image;
+use qdetr::data::labels::imagenet1000;
+use qdetr::data::preprocess::{Batch, Sample, Size, imagenet_view};
 use qdetr::graph::{Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
-use qdetr::models::{Results, detr};
+use qdetr::models::{BatchSize, Classifier, Detector, Results, detector, detr};
 use qdetr::nn::{Net, Precision};
 use qdetr::tensor::compare::{Tolerance, compare};
+use qdetr::weights::{Extras, fit, load};
+use std::path::Path;
 
 const EXACT: Tolerance = Tolerance { absolute: 1e-4, relative: 0.0 };
 const HALF: Tolerance = Tolerance { absolute: 2e-2, relative: 0.0 };
@@ -85,4 +90,66 @@ goldens! {
     resnet50: "hashed/resnet50.safetensors",
     mobilenet_v2: "hashed/mobilenet_v2.safetensors",
     mobilenet_v2_stride16: "hashed/mobilenet_v2_stride16.safetensors",
+}
+
+#[test]
+fn checkpoints_of_every_format_give_pytorchs_answers() {
+    let files = [
+        ("hf_bottleneck", "hf_bottleneck"),
+        ("hf_basic", "hf_basic"),
+        ("hf_timm_bottleneck", "hf_bottleneck"),
+        ("hf_timm_dc5", "hf_timm_dc5"),
+        ("original_basic/model.pth", "original_basic"),
+        ("original_basic/model_legacy.pth", "original_basic"),
+    ];
+    for (file, answers) in files {
+        let checkpoint = load(&hashed::folder().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let config = checkpoint.config.clone().expect("a detector");
+        let params = fit(checkpoint, &detector::wants(&config).expect("a good configuration"), Extras::Refuse).expect("weights that fit");
+        let mut detector = Detector::new(gpu(), config, params, Precision::F32, Results::Everything).expect("a detector");
+        let golden = golden(&format!("{answers}/io.safetensors"));
+        let found = detector.run(&golden.inputs["pixel_values"], &golden.inputs["pixel_mask"]).expect("a run");
+        assert_agrees(file, &found, &golden, EXACT);
+    }
+}
+
+fn asset(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(path)
+}
+
+fn classifier(precision: Precision) -> Classifier {
+    let checkpoint = load(&asset("models/mobilenet_v2_imagenet.safetensors")).expect("the asset");
+    let params = fit(checkpoint, &Classifier::wants(), Extras::Refuse).expect("weights that fit");
+    Classifier::new(gpu(), params, precision).expect("a classifier")
+}
+
+#[test]
+fn the_imagenet_classifier_answers_as_torchvisions() {
+    let golden = std::fs::read(hashed::folder().join("mobilenet_v2_imagenet.safetensors")).expect("the golden");
+    let inputs = hashed::inputs(BatchSize { images: 1, height: 224, width: 224 });
+    let found = classifier(Precision::F32).run(&inputs["pixel_values"]).expect("a run");
+    let error = compare(&found, &hashed::tensors(&golden)["logits"], EXACT).unwrap_or_else(|e| panic!("{e}"));
+    println!("logits: {error:.1e}");
+}
+
+#[test]
+fn the_imagenet_classifier_sees() {
+    for precision in [Precision::F32, Precision::F16] {
+        if precision.check(gpu()).is_err() {
+            println!("skipped: no f16");
+            continue;
+        }
+        let photos = [("bear", "brown bear"), ("locomotive", "steam locomotive"), ("pizza", "pizza")];
+        let sample = |file: &str| {
+            let photo = image::read(asset(&format!("images/{file}.jpg"))).expect("the photo");
+            Sample { original: Size::of(&photo), image: imagenet_view(&photo) }
+        };
+        let batch = Batch::new(&photos.map(|(file, _)| sample(file)), None).expect("a batch");
+        let best = classifier(precision).best(&batch.pixels, 5).expect("a run");
+        for ((file, class), best) in photos.iter().zip(best) {
+            let (id, probability) = best[0];
+            assert_eq!(imagenet1000()[id], *class, "{file}: {best:?}");
+            assert!(probability > 0.9 && best.len() == 5, "{file}: {best:?}");
+        }
+    }
 }

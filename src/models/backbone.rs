@@ -5,11 +5,13 @@ use crate::graph::Var;
 use crate::kernels::binary::add;
 use crate::kernels::pool::max_pool;
 use crate::kernels::reduce::global_average_pool;
-use crate::kernels::unary::{relu, relu6};
+use crate::kernels::unary::{cast, relu, relu6};
 use crate::nn::{Conv, Linear, Net, conv_norm};
 
-/// Image `[B, H, W, 3]` to feature map `[B, h, w, channels]`.
+/// Image f32 `[B, H, W, 3]` to feature map `[B, h, w, channels]`.
 pub fn backbone(net: &mut Net, config: &Backbone, pixels: Var) -> Var {
+    let to = net.precision().dtype();
+    let pixels = cast(net, pixels, to);
     match config {
         Backbone::Resnet(config) => resnet(net, config, pixels),
         Backbone::MobilenetV2(config) => mobilenet_v2(net, config, pixels),
@@ -112,11 +114,11 @@ fn inverted_residual(net: &mut Net, x: Var, expansion: usize, channels: usize, s
     if stride == 1 && inputs == channels { add(net, y, x) } else { y }
 }
 
-/// torchvision's MobileNetV2 classifier: image `[B, H, W, 3]` to logits `[B, classes]`; its parameters are below
+/// torchvision's MobileNetV2 classifier: image f32 `[B, H, W, 3]` to logits f32 `[B, classes]`; its parameters are below
 /// `backbone.0.body`, so that a detector can take the backbone from the same file.
 pub fn classifier(net: &mut Net, pixels: Var, classes: usize) -> Var {
     net.scoped("backbone.0.body", |net| {
-        let x = mobilenet_v2(net, &MobileNetV2 { stride: 32 }, pixels);
+        let x = backbone(net, &Backbone::MobilenetV2(MobileNetV2 { stride: 32 }), pixels);
         let x = net.scoped("features", |net| conv_norm6(net, "18", x, Conv::new(1280, 1)));
         let x = global_average_pool(net, x);
         Linear::new(classes).answer().forward(net, "classifier.1", x)

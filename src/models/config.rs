@@ -113,8 +113,10 @@ pub struct ModelConfig {
     pub class_names: Vec<String>,
 }
 
-/// No sane model is wider, deeper or has more queries than this; larger numbers in a file are damage or malice.
+/// No sane model is wider, deeper or has more queries than this; larger numbers in a file are damage or malice. No weight
+/// within these limits has 2³² elements.
 const LIMIT: usize = 1 << 16;
+const WIDTH_LIMIT: usize = 1 << 13;
 
 impl ModelConfig {
     /// DETR as published (method: 256 wide, 8 heads, 6 + 6 layers, 100 queries, COCO's 91 ids) on a named backbone.
@@ -151,7 +153,7 @@ impl ModelConfig {
             }
             Err(Error::Config(format!("`{name}` is {value}; it must be between {low} and {high}")))
         };
-        range("d_model", self.d_model, 4, LIMIT)?;
+        range("d_model", self.d_model, 4, WIDTH_LIMIT)?;
         range("heads", self.heads, 1, self.d_model)?;
         range("encoder_layers", self.encoder_layers, 0, 256)?;
         range("decoder_layers", self.decoder_layers, 1, 256)?;
@@ -167,10 +169,10 @@ impl ModelConfig {
         }
         match self.backbone {
             Backbone::Resnet(r) => {
-                range("backbone.stem", r.stem, 1, LIMIT)?;
+                range("backbone.stem", r.stem, 1, WIDTH_LIMIT)?;
                 for (depth, width) in r.depths.into_iter().zip(r.widths) {
                     range("backbone.depths", depth, 1, 256)?;
-                    range("backbone.widths", width, 1, LIMIT)?;
+                    range("backbone.widths", width, 1, WIDTH_LIMIT)?;
                     if r.block == Block::Bottleneck && !width.is_multiple_of(4) {
                         return Err(Error::Config(format!("`backbone.widths` holds {width}; a bottleneck needs a multiple of 4")));
                     }

@@ -8,6 +8,7 @@ use crate::kernels::position::{mask_resize, sine_position};
 use crate::kernels::unary::{cast, sigmoid};
 use crate::nn::{Conv, Linear, Net, Precision, mlp};
 use crate::tensor::{DType, TensorType};
+use std::fmt;
 
 /// The size of a batch: images, and the height and width they are padded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,13 @@ pub struct BatchSize {
     pub height: usize,
     /// Columns of pixels.
     pub width: usize,
+}
+
+/// Images × height × width.
+impl fmt::Display for BatchSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {} × {}", self.images, self.height, self.width)
+    }
 }
 
 /// Which results a graph has.
@@ -49,7 +57,6 @@ pub struct Forward {
 /// DETR's forward on `pixels` f32 `[B, H, W, 3]`, normalized and zero on padding, and `mask` u32 `[B, H, W]`, 1 on the image.
 pub fn forward(net: &mut Net, config: &ModelConfig, pixels: Var, mask: Var, results: Results) -> Forward {
     let dtype = net.precision().dtype();
-    let pixels = cast(net, pixels, dtype);
     let feature_map = net.scoped("backbone.0.body", |net| backbone(net, &config.backbone, pixels));
     let projected = Conv::new(config.d_model, 1).forward_biased(net, "input_proj", feature_map);
     let [b, h, w, c] = net.shape(projected).bhwc();

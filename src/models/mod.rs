@@ -1,9 +1,21 @@
 //! Models that read like their papers, and what runs them.
+//!
+//! [`detr()`] builds the graph of one batch size. [`Detector`] owns a device's share of a model: it makes a plan for each size that
+//! comes, and turns answers into boxes.
 
 pub mod backbone;
+pub mod classifier;
 pub mod config;
+pub mod detector;
 pub mod detr;
+mod limits;
+pub mod postprocess;
+mod session;
 pub mod transformer;
 
+pub use classifier::Classifier;
 pub use config::ModelConfig;
+pub use detector::Detector;
 pub use detr::{BatchSize, Results, detr};
+pub use postprocess::Detection;
+pub use session::Session;

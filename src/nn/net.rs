@@ -1,9 +1,11 @@
 //! A graph under construction that knows its parameters and its precision.
 
 use super::Init;
+use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
 use crate::kernels::unary;
 use crate::tensor::{DType, Shape, TensorType};
+use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut};
 
@@ -25,6 +27,17 @@ impl Precision {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
         }
+    }
+
+    /// Whether a device can compute so.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it can't.
+    pub fn check(self, gpu: &Gpu) -> Result<()> {
+        if self == Self::F16 && !gpu.capabilities().f16 {
+            return Err(Error::Usage(format!("{} has no 16-bit floats; use --precision f32", gpu.info().name)));
+        }
+        Ok(())
     }
 }
 

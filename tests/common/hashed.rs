@@ -67,8 +67,7 @@ pub(crate) fn golden(file: &str) -> Golden {
     let bytes = std::fs::read(folder().join(file)).expect("the golden is in assets");
     let (_, metadata) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");
     let config = serde_json::from_str(&metadata.metadata().as_ref().expect("metadata")["config"]).expect("a configuration");
-    let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    let mut all: Values = tensors.iter().flat_map(|(name, view)| read(name, &view)).collect();
+    let mut all = tensors(&bytes);
     let given = all.remove("pixel_values");
     let [images, height, width, _] = given.as_ref().map_or([1, 97, 131, 3], |pixels| pixels.shape().bhwc());
     let size = BatchSize { images, height, width };
@@ -76,6 +75,12 @@ pub(crate) fn golden(file: &str) -> Golden {
     inputs.extend(given.map(|pixels| ("pixel_values".to_owned(), pixels)));
     inputs.extend(all.remove("pixel_mask").map(|mask| ("pixel_mask".to_owned(), mask)));
     Golden { config, size, inputs, answers: all }
+}
+
+/// All tensors of a golden file.
+pub(crate) fn tensors(bytes: &[u8]) -> Values {
+    let tensors = SafeTensors::deserialize(bytes).expect("a safetensors file");
+    tensors.iter().flat_map(|(name, view)| read(name, &view)).collect()
 }
 
 /// One tensor of a golden file; `decoder_hidden` becomes one tensor a layer.

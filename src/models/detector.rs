@@ -1,0 +1,99 @@
+//! A detector on a device: images in, boxes out.
+
+use super::postprocess::{Detection, detections};
+use super::{BatchSize, ModelConfig, Results, Session, detr, limits};
+use crate::Result;
+use crate::data::preprocess::Batch;
+use crate::gpu::Gpu;
+use crate::graph::{Plan, Values};
+use crate::nn::{ParamSpec, Precision};
+use crate::tensor::{DType, Host, Shape};
+use std::collections::BTreeMap;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Detector {
+    config: ModelConfig,
+    session: Session,
+    precision: Precision,
+}
+
+/// What a model of this configuration wants as parameters, and how each starts without a checkpoint.
+///
+/// # Errors
+/// As [`ModelConfig::validate`].
+pub fn specs(config: &ModelConfig) -> Result<BTreeMap<String, ParamSpec>> {
+    config.validate()?;
+    // Parameters do not depend on the size of images: the smallest will do.
+    let size = BatchSize { images: 1, height: 1, width: 1 };
+    Ok(detr(config, size, Precision::F32, Results::Answers).into_parts().1)
+}
+
+/// The names and shapes of [`specs`], for [`weights::fit`](crate::weights::fit).
+///
+/// # Errors
+/// As [`ModelConfig::validate`].
+pub fn wants(config: &ModelConfig) -> Result<Vec<(String, Shape)>> {
+    Ok(specs(config)?.into_iter().map(|(name, spec)| (name, spec.shape)).collect())
+}
+
+impl Detector {
+    /// A detector from its configuration and its parameters, which hold all that it [`wants`]. Nothing is uploaded or compiled
+    /// before a size is known: see [`Detector::plan`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a configuration that no model can have, [`crate::Error::Usage`] for f16 on a device without it.
+    ///
+    /// # Panics
+    /// When a parameter is missing or has another shape.
+    pub fn new(gpu: &Gpu, config: ModelConfig, params: Values, precision: Precision, results: Results) -> Result<Self> {
+        precision.check(gpu)?;
+        for (name, spec) in specs(&config)? {
+            let found = params.get(&name).map(Host::shape);
+            assert_eq!(found, Some(spec.shape), "parameter `{name}`");
+        }
+        let model = config.clone();
+        let session = Session::new(gpu, params, move |size| detr(&model, size, precision, results).into_parts().0)?;
+        Ok(Self { config, session, precision })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The plan for a size, compiled now if there is none. [`Plan::memory`] says what it holds, [`Plan::profile`] where the
+    /// time goes.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] when the size does not fit the device, with one that would; failures of the device.
+    pub fn plan(&mut self, size: BatchSize) -> Result<&Plan> {
+        limits::check(&self.config, size, self.precision, self.session.gpu().limits())?;
+        self.session.plan(size)
+    }
+
+    /// The network's results, by the names of [`Results`], for `pixels` f32 `[B, H, W, 3]`, normalized and zero on padding, and
+    /// `mask` u32 `[B, H, W]`, 1 on the image.
+    ///
+    /// # Errors
+    /// As [`Detector::plan`].
+    ///
+    /// # Panics
+    /// When shapes or types are others.
+    pub fn run(&mut self, pixels: &Host, mask: &Host) -> Result<Values> {
+        let [images, height, width, _] = pixels.shape().bhwc();
+        let size = BatchSize { images, height, width };
+        assert!(mask.shape().dims() == [images, height, width] && mask.dtype() == DType::U32, "mask {} for {size}", mask.ty());
+        limits::check(&self.config, size, self.precision, self.session.gpu().limits())?;
+        self.session.call(size, [("pixel_values", pixels), ("pixel_mask", mask)])
+    }
+
+    /// What is on the pictures of a batch, one list a picture, best first: all queries whose score is at least `threshold`.
+    ///
+    /// # Errors
+    /// As [`Detector::run`]; [`crate::Error::NotFinite`] when the network's answers are no numbers.
+    pub fn detect(&mut self, batch: &Batch, threshold: f32) -> Result<Vec<Vec<Detection>>> {
+        let results = self.run(&batch.pixels, &batch.mask)?;
+        detections(&results["logits"], &results["pred_boxes"], &batch.original, threshold)
+    }
+}

@@ -1,0 +1,101 @@
+//! A network on a device, at any input size: a plan is made when a size first comes, and all plans share parameters and
+//! scratch.
+
+use super::BatchSize;
+use crate::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::tensor::{DType, Host};
+use std::fmt;
+
+/// Plans kept, those used last: each holds its inputs, its outputs and its bind groups.
+const KEPT: usize = 8;
+
+type Build = dyn Fn(BatchSize) -> Graph + Send;
+
+/// See the module.
+pub struct Session {
+    gpu: Gpu,
+    build: Box<Build>,
+    values: Values,
+    params: Params,
+    scratch: Scratch,
+    /// The one used last is last.
+    plans: Vec<(BatchSize, Plan)>,
+}
+
+impl Session {
+    /// A session of the network that `build` gives for a size, with the values of its parameters: f32, or stored as f16.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn new(gpu: &Gpu, values: Values, build: impl Fn(BatchSize) -> Graph + Send + 'static) -> Result<Self> {
+        let values: Values = values.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
+        let params = Params::upload(gpu, &Values::new())?;
+        Ok(Self { gpu: gpu.clone(), build: Box::new(build), values, params, scratch: Scratch::default(), plans: Vec::new() })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The plan for a size, compiled now if there is none: its memory is known and held from here on, before any run.
+    ///
+    /// # Errors
+    /// As [`Plan::compile`].
+    ///
+    /// # Panics
+    /// When a parameter of the network has no value.
+    pub fn plan(&mut self, size: BatchSize) -> Result<&Plan> {
+        let known = self.plans.iter().position(|(s, _)| *s == size);
+        let entry = match known {
+            Some(i) => self.plans.remove(i),
+            None => (size, self.compile(size)?),
+        };
+        if self.plans.len() == KEPT {
+            self.plans.remove(0);
+        }
+        self.plans.push(entry);
+        Ok(&self.plans[self.plans.len() - 1].1)
+    }
+
+    /// Writes the inputs, runs, and reads the results back.
+    ///
+    /// # Errors
+    /// As [`Session::plan`], and failures of the device.
+    ///
+    /// # Panics
+    /// When an input is not of the type that the network has at this size.
+    pub fn call<'a>(&mut self, size: BatchSize, inputs: impl IntoIterator<Item = (&'a str, &'a Host)>) -> Result<Values> {
+        let plan = self.plan(size)?;
+        for (name, host) in inputs {
+            plan.write(name, host);
+        }
+        plan.run()?;
+        plan.read()
+    }
+
+    fn compile(&mut self, size: BatchSize) -> Result<Plan> {
+        let graph = fuse(&(self.build)(size));
+        let folded = fold(&graph, &|_| false);
+        let missing = folded.evaluate(&self.values, &|name| !self.params.contains(name));
+        if !missing.is_empty() {
+            self.params = self.params.extend(&self.gpu, &missing)?;
+        }
+        let replaced = self.scratch.replaced();
+        let plan = Plan::compile(&self.gpu, &folded.graph, &self.params, &mut self.scratch, PlanOptions::default())?;
+        if self.scratch.replaced() > replaced {
+            // Older plans would keep the smaller scratch alive.
+            self.plans.clear();
+        }
+        Ok(plan)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Vec<BatchSize> = self.plans.iter().map(|(size, _)| *size).collect();
+        f.debug_struct("Session").field("plans", &sizes).finish_non_exhaustive()
+    }
+}
