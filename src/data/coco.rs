@@ -1,6 +1,6 @@
 //! Reads COCO's annotation files, `instances_*.json`.
 //!
-//! Two readers share [`Records`]: the training set ([`super::Dataset`]), which needs pictures and clips boxes, and the
+//! Two readers share `Records`: the training set ([`super::Dataset`]), which needs pictures and clips boxes, and the
 //! ground truth of an evaluation ([`crate::eval::GroundTruth`]), which takes the boxes as they are. The file is first cut
 //! into records without looking inside, then each record is parsed alone, on all cores: a record with a wrong type
 //! is one mistake with an id, not the end of the file, and the polygons, most of a file's bytes, are never built.
