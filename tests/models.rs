@@ -105,7 +105,7 @@ fn checkpoints_of_every_format_give_pytorchs_answers() {
     for (file, answers) in files {
         let checkpoint = load(&hashed::folder().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         let config = checkpoint.config.clone().expect("a detector");
-        let params = fit(checkpoint, &detector::wants(&config).expect("a good configuration"), Extras::Refuse).expect("weights that fit");
+        let params = fit(checkpoint, detector::wants(&config).expect("a good configuration"), Extras::Refuse).expect("weights that fit");
         let mut detector = Detector::new(gpu(), config, params, Precision::F32, Results::Everything).expect("a detector");
         let golden = golden(&format!("{answers}/io.safetensors"));
         let found = detector.run(&golden.inputs["pixel_values"], &golden.inputs["pixel_mask"]).expect("a run");
@@ -119,7 +119,7 @@ fn asset(path: &str) -> std::path::PathBuf {
 
 fn classifier(precision: Precision) -> Classifier {
     let checkpoint = load(&asset("models/mobilenet_v2_imagenet.safetensors")).expect("the asset");
-    let params = fit(checkpoint, &Classifier::wants(), Extras::Refuse).expect("weights that fit");
+    let params = fit(checkpoint, Classifier::wants(), Extras::Refuse).expect("weights that fit");
     Classifier::new(gpu(), params, precision).expect("a classifier")
 }
 

@@ -19,20 +19,23 @@ pub enum Extras {
 
 /// Takes from a checkpoint what a model wants, given as names and shapes of our layout. Element types stay as they were stored.
 ///
-/// For a network, `wants` is `net.specs().iter().map(|(name, spec)| (name.as_str(), spec.shape))`. To load only a backbone, ask for its parameters alone, those below `backbone.`, with [`Extras::Ignore`].
+/// A detector's are [`wants`](crate::models::detector::wants); for any network they are
+/// `net.specs().iter().map(|(name, spec)| (name, spec.shape))`. To load only a backbone, ask for its parameters alone, those
+/// below `backbone.`, with [`Extras::Ignore`].
 ///
 /// # Errors
 /// [`Error::Weights`] that lists everything missing, extra and misshapen, and [`Error::NotFinite`] that names the tensors that
 /// hold a NaN or an infinity; both shorten long lists.
-pub fn fit<'a>(
+pub fn fit(
     checkpoint: Checkpoint,
-    wants: impl IntoIterator<Item = (&'a str, Shape)>,
+    wants: impl IntoIterator<Item = (impl AsRef<str>, Shape)>,
     extras: Extras,
 ) -> Result<BTreeMap<String, Host>> {
     let Checkpoint { mut tensors, dialect, source: path, .. } = checkpoint;
     let mut fitting = BTreeMap::new();
     let (mut missing, mut extra, mut misshapen) = (Vec::new(), Vec::new(), Vec::new());
     for (name, shape) in wants {
+        let name = name.as_ref();
         match tensors.remove_entry(name) {
             None => {
                 let theirs = dialect.from_canonical(name).filter(|place| place.name != name);
