@@ -28,6 +28,7 @@ pub fn fuse(graph: &Graph) -> Graph {
     let mut fusion = Fusion { graph: Rebuild::new(graph), private: HashSet::new() };
     let private = values_with_one_reader(graph);
     for node in graph.nodes() {
+        fusion.graph.to.segment = node.segment;
         let inputs = fusion.graph.inputs(node);
         let outputs = match RULES.iter().find_map(|rule| rule(&mut fusion, &*node.op, &inputs)) {
             Some(product) => product.build(&mut fusion.graph),

@@ -26,19 +26,19 @@ pub(super) struct MemoryPlan {
 pub(super) fn lives(graph: &Graph) -> HashMap<Var, Life> {
     let mut lives = HashMap::new();
     for (i, value) in graph.values().iter().enumerate() {
-        if let Origin::Node { node, .. } = value.origin {
-            lives.insert(Var(i), Life { from: node, to: node });
+        if let (Origin::Node { node, .. }, true) = (&value.origin, graph.storage(Var(i)) == Var(i)) {
+            lives.insert(Var(i), Life { from: *node, to: *node });
         }
     }
     for (i, node) in graph.nodes().iter().enumerate() {
         for &input in &node.inputs {
-            if let Some(life) = lives.get_mut(&graph.root(input)) {
+            if let Some(life) = lives.get_mut(&graph.storage(input)) {
                 life.to = i;
             }
         }
     }
     for &output in graph.outputs().values() {
-        lives.remove(&graph.root(output));
+        lives.remove(&graph.storage(output));
     }
     lives
 }

@@ -8,6 +8,7 @@
 //! index into its values and free to copy. Shapes never depend on data. The same graph runs on the CPU through each op's
 //! twin ([`interpret`]) and on a GPU through a [`Plan`].
 
+mod arena;
 mod backward;
 pub mod check;
 mod fold;
@@ -20,12 +21,13 @@ mod plan;
 mod profile;
 mod rebuild;
 
+pub use arena::{Arena, Layout};
 pub use fold::{Folded, fold};
 pub use fuse::fuse;
 pub use interpret::{Values, interpret};
 pub use op::{Io, Op, ids};
 pub use params::Params;
-pub use plan::{MemoryReport, Plan, PlanOptions, Scratch};
+pub use plan::{Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
 pub use profile::StepTime;
 
 use crate::tensor::{Host, Shape, TensorType};
@@ -77,6 +79,8 @@ pub struct Node {
     pub outputs: Vec<Var>,
     /// Where in the model it was made: `transformer.encoder.layers.0`.
     pub scope: String,
+    /// Which part of a run it belongs to: see [`Graph::next_segment`].
+    pub segment: usize,
 }
 
 /// A program on tensors: nodes in the order of execution.
@@ -86,6 +90,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     outputs: BTreeMap<String, Var>,
     params: BTreeMap<String, Var>,
+    segment: usize,
     scope: Vec<String>,
 }
 
@@ -137,7 +142,7 @@ impl Graph {
         let outputs = op.outputs(&types).into_iter().enumerate();
         let outputs: Vec<Var> = outputs.map(|(output, ty)| self.value(ty, Origin::Node { node, output })).collect();
         let scope = self.scope.join(".");
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope });
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope, segment: self.segment });
         outputs
     }
 
@@ -150,6 +155,12 @@ impl Graph {
         let (from, shape) = (self.ty(x), Shape::new(shape));
         assert_eq!(from.shape.len(), shape.len(), "reshape: {from} has {} elements, {shape} has {}", from.shape.len(), shape.len());
         if from.shape == shape { x } else { self.value(TensorType { shape, ..from }, Origin::View(x)) }
+    }
+
+    /// Ends a segment: nodes made from here on run only after the host has had its turn. It reads the outputs of the
+    /// segments so far, writes inputs, and goes on (a training step matches predictions with objects there).
+    pub fn next_segment(&mut self) {
+        self.segment += 1;
     }
 
     /// Names a value as a result of the graph.
@@ -229,6 +240,15 @@ impl Graph {
             Origin::View(of) => self.root(of),
             _ => var,
         }
+    }
+
+    /// The value whose buffer holds the elements: views, and values updated in place, followed to where they began.
+    pub(crate) fn storage(&self, var: Var) -> Var {
+        let root = self.root(var);
+        let Origin::Node { node, output } = self.values[root.0].origin else { return root };
+        let node = &self.nodes[node];
+        let shared = node.op.in_place().into_iter().find(|&(_, o)| o == output);
+        shared.map_or(root, |(input, _)| self.storage(node.inputs[input]))
     }
 
     fn value(&mut self, ty: TensorType, origin: Origin) -> Var {

@@ -41,6 +41,12 @@ pub trait Op: Any + Debug + Send + Sync {
         panic!("{}: has no gradient", self.name())
     }
 
+    /// Pairs `(input, output)` that share a buffer: the kernel updates the input in place. The input is bound only as that
+    /// output; nodes after this one that read the old value see the new one, so there must be none.
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        Vec::new()
+    }
+
     /// Arithmetic operations, a multiply-add counted as two; 0 for ops that only move bytes.
     fn operations(&self, _inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         0

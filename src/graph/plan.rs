@@ -8,6 +8,7 @@ use crate::tensor::Host;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, Buffer, BufferBinding, BufferUsages, ComputePass};
 
@@ -43,11 +44,15 @@ impl Scratch {
 
 /// A range of a buffer that a value lives in.
 #[derive(Clone, Debug)]
-struct Slice {
-    buffer: Buffer,
-    offset: u64,
-    size: u64,
+pub struct Slice {
+    pub(super) buffer: Buffer,
+    pub(super) offset: u64,
+    pub(super) size: u64,
 }
+
+/// Inputs, parameters and outputs that live in buffers from outside of the plan, by name: trainable parameters, their
+/// gradients and moments in their [`Arena`](super::Arena)s. The host neither writes nor reads them through the plan.
+pub type Links = HashMap<String, Slice>;
 
 /// One kernel launch, ready.
 #[derive(Debug)]
@@ -95,8 +100,16 @@ pub struct Plan {
     buffers: HashMap<Var, Slice>,
     memory: MemoryPlan,
     report: MemoryReport,
-    read_back: ReadBack,
+    segments: Vec<Segment>,
     guards: bool,
+}
+
+/// A part of a run between two turns of the host: its steps, and the outputs that they compute.
+#[derive(Debug)]
+struct Segment {
+    steps: Range<usize>,
+    outputs: Vec<(String, Var)>,
+    read_back: ReadBack,
 }
 
 impl Plan {
@@ -108,26 +121,46 @@ impl Plan {
     /// # Panics
     /// When a parameter is missing from `params`, or an output of the graph is not computed by a node.
     pub fn compile(gpu: &Gpu, graph: &Graph, params: &Params, scratch: &mut Scratch, options: PlanOptions) -> Result<Self> {
+        Self::compile_linked(gpu, graph, params, &Links::new(), scratch, options)
+    }
+
+    /// As [`Plan::compile`], with some inputs and outputs living in buffers from outside.
+    ///
+    /// # Errors
+    /// As [`Plan::compile`].
+    ///
+    /// # Panics
+    /// As [`Plan::compile`], and when a link is too small for its value.
+    pub fn compile_linked(
+        gpu: &Gpu,
+        graph: &Graph,
+        params: &Params,
+        links: &Links,
+        scratch: &mut Scratch,
+        options: PlanOptions,
+    ) -> Result<Self> {
         let dispatches = choose_kernels(gpu, graph, options);
         let memory = memory::plan(graph, &memory::lives(graph), !options.keep_all);
         let guard = if options.guards { GUARD_WORDS * 4 } else { 0 };
         let mut own = Scratch::default();
         let scratch = if options.guards || options.keep_all { &mut own } else { scratch };
         grow(gpu, scratch, &memory.slots, guard)?;
-        let mut buffers = HashMap::new();
+        let mut buffers = linked(graph, links);
         let mut io = 0;
         for (i, value) in graph.values().iter().enumerate() {
             let var = Var(i);
+            if graph.storage(var) != var || buffers.contains_key(&var) {
+                continue;
+            }
             if let Some(slice) = place(gpu, value, var, &memory, scratch, params, guard, &mut io)? {
                 buffers.insert(var, slice);
             }
         }
         let pipelines = gpu.compile(&dispatches.iter().collect::<Vec<_>>())?;
         let steps = bind(gpu, graph, dispatches, pipelines, &buffers)?;
-        let outputs: usize = graph.outputs().values().map(|&v| graph.ty(v).bytes()).sum();
-        let report = MemoryReport { params: params.bytes(), scratch: memory.slots.iter().sum(), io: io + outputs, live: memory.live_bytes };
-        let read_back = ReadBack::new(gpu, outputs)?;
-        let plan = Self { gpu: gpu.clone(), graph: graph.clone(), steps, buffers, memory, report, read_back, guards: options.guards };
+        let (segments, staging) = segments(gpu, graph, links)?;
+        let report = MemoryReport { params: params.bytes(), scratch: memory.slots.iter().sum(), io: io + staging, live: memory.live_bytes };
+        let plan = Self { gpu: gpu.clone(), graph: graph.clone(), steps, buffers, memory, report, segments, guards: options.guards };
         gpu.take_failure()?;
         Ok(plan)
     }
@@ -166,46 +199,71 @@ impl Plan {
         }
     }
 
-    /// Submits one run: all steps in one compute pass, then the copies of the outputs for [`Plan::read`]. Allocates and
-    /// compiles nothing.
+    /// Submits one run: each segment's steps in one compute pass, then the copies of its outputs for [`Plan::read`].
+    /// Allocates and compiles nothing.
     ///
     /// # Errors
     /// A failure of the device since the last wait.
     pub fn run(&self) -> Result<()> {
+        (0..self.segments.len()).try_for_each(|segment| self.run_segment(segment))
+    }
+
+    /// Submits one segment of a run: see [`Graph::next_segment`].
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn run_segment(&self, segment: usize) -> Result<()> {
+        let segment = &self.segments[segment];
         let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
-            for step in &self.steps {
+            for step in &self.steps[segment.steps.clone()] {
                 step.encode(&mut pass);
             }
         }
         let mut offset = 0;
-        for &var in self.graph.outputs().values() {
+        for &(_, var) in &segment.outputs {
             let bytes = self.graph.ty(var).bytes() as u64;
-            let slice = &self.buffers[&self.graph.root(var)];
-            encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset, self.read_back.buffer(), offset, Some(bytes));
+            let slice = &self.buffers[&self.graph.storage(var)];
+            encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset, segment.read_back.buffer(), offset, Some(bytes));
             offset += bytes;
         }
         self.gpu.queue().submit([encoder.finish()]);
         self.gpu.counters().add_submit();
-        self.gpu.counters().add_dispatches(self.steps.len());
+        self.gpu.counters().add_dispatches(segment.steps.len());
         self.gpu.take_failure()
     }
 
-    /// Waits for the last run and reads all outputs: one read-back.
+    /// Waits for the last run and reads all outputs: one read-back for each segment that has outputs.
     ///
     /// # Errors
     /// A failure of the device.
     pub fn read(&self) -> Result<Values> {
-        self.read_back.read(&self.gpu, |bytes| {
+        let mut values = Values::new();
+        for segment in 0..self.segments.len() {
+            values.extend(self.read_segment(segment)?);
+        }
+        Ok(values)
+    }
+
+    /// Waits for a segment and reads its outputs.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn read_segment(&self, segment: usize) -> Result<Values> {
+        let segment = &self.segments[segment];
+        if segment.outputs.is_empty() {
+            return Ok(Values::new());
+        }
+        segment.read_back.read(&self.gpu, |bytes| {
             let mut offset = 0;
-            let take = |(name, &var): (&String, &Var)| {
-                let ty = self.graph.ty(var);
+            let take = |(name, var): &(String, Var)| {
+                let ty = self.graph.ty(*var);
                 let host = Host::from_bytes(ty, &bytes[offset..]);
                 offset += ty.bytes();
                 (name.clone(), host)
             };
-            self.graph.outputs().iter().map(take).collect()
+            segment.outputs.iter().map(take).collect()
         })
     }
 
@@ -226,7 +284,7 @@ impl Plan {
     /// # Errors
     /// A failure of the device.
     pub fn peek(&self, var: Var) -> Result<Host> {
-        let (ty, slice) = (self.graph.ty(var), &self.buffers[&self.graph.root(var)]);
+        let (ty, slice) = (self.graph.ty(var), &self.buffers[&self.graph.storage(var)]);
         let bytes = self.copy_out(slice, ty.bytes() as u64)?;
         Ok(Host::from_bytes(ty, &bytes))
     }
@@ -275,7 +333,7 @@ impl Plan {
 /// The plan as text: one line a step with op, kernel, grid, types, slots and scope, then the memory.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |v: Var| match self.memory.slot_of.get(&self.graph.root(v)) {
+        let place = |v: Var| match self.memory.slot_of.get(&self.graph.storage(v)) {
             Some(slot) => format!("{}@{slot}", self.graph.ty(v)),
             None => self.graph.ty(v).to_string(),
         };
@@ -306,6 +364,42 @@ fn choose_kernels(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Vec<Dispatc
         kernels.swap_remove(index)
     };
     graph.nodes().iter().map(choose).collect()
+}
+
+/// The values that live in buffers from outside.
+#[track_caller]
+fn linked(graph: &Graph, links: &Links) -> HashMap<Var, Slice> {
+    let params = graph.params().iter().map(|(name, &var)| (name.as_str(), var));
+    let outputs = graph.outputs().iter().map(|(name, &var)| (name.as_str(), graph.storage(var)));
+    let named = graph.inputs().chain(params).chain(outputs);
+    let find = |(name, var): (&str, Var)| {
+        let slice = links.get(name)?;
+        assert!(slice.size as usize >= graph.ty(var).bytes(), "`{name}` is linked to {} bytes, it is {}", slice.size, graph.ty(var));
+        Some((var, slice.clone()))
+    };
+    named.filter_map(find).collect()
+}
+
+/// The parts of a run, and the bytes of their staging buffers.
+fn segments(gpu: &Gpu, graph: &Graph, links: &Links) -> Result<(Vec<Segment>, usize)> {
+    let count = graph.nodes().iter().map(|n| n.segment + 1).max().unwrap_or(1);
+    let mut staging = 0;
+    let mut first = 0;
+    let mut segments = Vec::new();
+    for index in 0..count {
+        let last = first + graph.nodes()[first..].iter().take_while(|n| n.segment == index).count();
+        let computed_here = |var: Var| match graph.values()[graph.root(var).0].origin {
+            Origin::Node { node, .. } => (first..last).contains(&node),
+            _ => index == 0,
+        };
+        let outputs = graph.outputs().iter().filter(|(name, var)| computed_here(**var) && !links.contains_key(*name));
+        let outputs: Vec<(String, Var)> = outputs.map(|(name, &var)| (name.clone(), var)).collect();
+        let bytes = outputs.iter().map(|(_, var)| graph.ty(*var).bytes()).sum();
+        staging += bytes;
+        segments.push(Segment { steps: first..last, outputs, read_back: ReadBack::new(gpu, bytes)? });
+        first = last;
+    }
+    Ok((segments, staging))
 }
 
 /// Makes sure that there is a scratch buffer of sufficient size for every slot. Slots come largest first.
@@ -391,8 +485,8 @@ fn bind(
     let mut steps = Vec::new();
     for (((node, dispatch), pipeline), offset) in graph.nodes().iter().zip(dispatches).zip(pipelines).zip(offsets) {
         let params = Slice { buffer: uniforms.clone(), offset: offset as u64, size: dispatch.params.bytes().len() as u64 };
-        let inputs = dispatch.inputs.iter().map(|&i| buffers[&graph.root(node.inputs[i])].clone());
-        let outputs = node.outputs.iter().map(|v| buffers[v].clone());
+        let inputs = dispatch.inputs.iter().map(|&i| buffers[&graph.storage(node.inputs[i])].clone());
+        let outputs = node.outputs.iter().map(|&v| buffers[&graph.storage(v)].clone());
         let slices: Vec<Slice> = std::iter::once(params).chain(inputs).chain(outputs).collect();
         assert_eq!(slices.len(), pipeline.reflection.bindings.len(), "{}: bindings of {}", node.op.name(), dispatch.source.name);
         let bind_group = bind_group(gpu, dispatch.source.name, &pipeline, &slices);

@@ -63,6 +63,7 @@ impl<'a> Rebuild<'a> {
 
     /// Takes a node over as it is.
     pub(super) fn copy(&mut self, node: &Node) {
+        self.to.segment = node.segment;
         let inputs = self.inputs(node);
         let outputs = self.add(&node.scope, node.op.clone(), &inputs);
         self.map.extend(node.outputs.iter().copied().zip(outputs));
