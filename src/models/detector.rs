@@ -97,3 +97,49 @@ impl Detector {
         detections(&results["logits"], &results["pred_boxes"], &batch.original, threshold)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Init;
+
+    /// Numbers of trained parameters and of all numbers, statistics included.
+    fn counts(backbone: &str) -> (usize, usize) {
+        let specs = specs(&ModelConfig::detr(backbone).unwrap()).unwrap();
+        let count = |buffers: bool| specs.values().filter(|s| buffers || !s.buffer).map(|s| s.shape.len()).sum();
+        (count(false), count(true))
+    }
+
+    #[test]
+    fn the_published_models_have_their_numbers_of_parameters() {
+        // The frozen norms of ResNet-50 are 26,560 channels with four numbers each. ResNet-101 has 17 more blocks of
+        // 1024·256 + 9·256² + 256·1024 weights.
+        assert_eq!(counts("resnet50"), (41_524_768, 41_524_768 + 4 * 26_560));
+        assert_eq!(counts("resnet101").0, 41_524_768 + 17 * 1_114_112);
+        assert_eq!(counts("resnet50-dc5"), counts("resnet50"));
+        let classifier: usize = super::super::Classifier::wants().iter().map(|(_, shape)| shape.len()).sum();
+        // torchvision's 3,504,872 count weight and bias of the norms, 17,056 channels; the statistics are two more.
+        assert_eq!(classifier, 3_504_872 + 2 * 17_056);
+    }
+
+    #[test]
+    fn parameters_start_as_in_the_original() {
+        let specs = specs(&ModelConfig::detr("resnet50").unwrap()).unwrap();
+        let starts = [
+            ("transformer.encoder.layers.0.self_attn.q_proj.weight", Init::Uniform((6.0f32 / 1024.0).sqrt())),
+            ("transformer.encoder.layers.0.self_attn.q_proj.bias", Init::Constant(0.0)),
+            ("transformer.decoder.layers.5.multihead_attn.out_proj.weight", Init::Uniform((6.0f32 / 512.0).sqrt())),
+            ("transformer.decoder.layers.5.linear2.weight", Init::Uniform((6.0f32 / 2304.0).sqrt())),
+            ("transformer.decoder.layers.5.linear2.bias", Init::Uniform((1.0f32 / 2048.0).sqrt())),
+            ("transformer.decoder.norm.weight", Init::Constant(1.0)),
+            ("query_embed.weight", Init::Normal(1.0)),
+            ("class_embed.weight", Init::Uniform(1.0 / 16.0)),
+            ("input_proj.bias", Init::Uniform((1.0f32 / 2048.0).sqrt())),
+            ("backbone.0.body.layer1.0.conv2.weight", Init::Normal((2.0f32 / (9.0 * 64.0)).sqrt())),
+            ("backbone.0.body.layer1.0.bn2.running_var", Init::Constant(1.0)),
+        ];
+        for (name, init) in starts {
+            assert_eq!(specs[name].init, init, "{name}");
+        }
+    }
+}
