@@ -7,8 +7,10 @@ use common::gpu;
 use qdetr::gpu::{Capabilities, Dispatch};
 use qdetr::graph::check::{Case, noise};
 use qdetr::graph::{Graph, Io, Op, Params, Plan, PlanOptions, Scratch, Values, Var, interpret};
+use qdetr::kernels::conv::Conv2d;
 use qdetr::kernels::depthwise::Depthwise;
 use qdetr::kernels::epilogue::Epilogue;
+use qdetr::kernels::linear::Linear;
 use qdetr::kernels::{TABLE, binary, reduce};
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{DType, Host, TensorType};
@@ -19,8 +21,10 @@ use std::collections::BTreeMap;
 const DIFFERENTIABLE: &[(&str, usize)] = &[
     ("binary", 200),
     ("column_sums", 60),
+    ("conv", 100),
     ("depthwise", 200),
     ("layer_norm", 200),
+    ("linear", 100),
     ("max_pool", 60),
     ("scale_shift", 150),
     ("softmax", 80),
@@ -31,12 +35,13 @@ const DIFFERENTIABLE: &[(&str, usize)] = &[
 /// Ops without a gradient, and why.
 const WITHOUT: &[(&str, &str)] = &[
     ("attention", "for inference; training materializes the attention map"),
-    ("conv", "not written yet"),
+    ("conv_image_gradient", "backward"),
+    ("conv_weight_gradient", "backward"),
     ("depthwise_input_gradient", "backward"),
     ("depthwise_weight_gradient", "backward"),
     ("frozen_norm", "its inputs are frozen"),
     ("layer_norm_backward", "backward"),
-    ("linear", "not written yet"),
+    ("matmul", "backward"),
     ("mask_resize", "of integers"),
     ("max_pool_backward", "backward"),
     ("sine_position", "of integers"),
@@ -172,9 +177,15 @@ fn differentiable_cases() -> BTreeMap<&'static str, Vec<Case>> {
     for case in TABLE.iter().flat_map(|family| (family.cases)()) {
         let small = case.inputs.iter().map(|h| h.shape().len()).sum::<usize>() <= MOST_ELEMENTS;
         // Fused epilogues have no gradient: graphs are differentiated before they are fused.
-        let fused = |d: &Depthwise| d.epilogue != Epilogue::bias(d.epilogue.shift);
-        let fused = (&*case.op as &dyn Any).downcast_ref().is_some_and(fused);
-        if let Some(list) = cases.get_mut(case.op.name()).filter(|_| small && !fused) {
+        let op = &*case.op as &dyn Any;
+        let grouped = op.downcast_ref::<Conv2d>().is_some_and(|c| c.groups > 1);
+        let epilogues = [
+            op.downcast_ref::<Depthwise>().map(|d| d.epilogue),
+            op.downcast_ref::<Conv2d>().map(|c| c.epilogue),
+            op.downcast_ref::<Linear>().map(|l| l.epilogue),
+        ];
+        let fused = epilogues.into_iter().flatten().any(|e| e != Epilogue::bias(e.shift));
+        if let Some(list) = cases.get_mut(case.op.name()).filter(|_| small && !fused && !grouped) {
             list.push(case);
         }
     }

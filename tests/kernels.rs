@@ -43,4 +43,19 @@ macro_rules! families {
     };
 }
 
-families!(attention, binary, conv, depthwise, layer_norm, linear, pool, position, reduce, scale_shift, softmax, unary);
+families!(
+    attention,
+    binary,
+    conv,
+    conv_gradient,
+    depthwise,
+    layer_norm,
+    linear,
+    matmul,
+    pool,
+    position,
+    reduce,
+    scale_shift,
+    softmax,
+    unary
+);

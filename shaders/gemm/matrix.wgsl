@@ -31,7 +31,7 @@ fn store_strip(subgroup: u32, lane: u32, row: u32, column: u32, group: u32) {
     for (var i = lane; i < STRIP / 4u; i += 32u) {
         let at = subgroup * STRIP + i * 4u;
         let strip = vec4<f32>(sh_y[at], sh_y[at + 1u], sh_y[at + 2u], sh_y[at + 3u]);
-        store_y(row + i / 8u, column + i % 8u * 4u, group, strip);
+        store_y(row + i / 8u, column + i % 8u * 4u, group, 0u, strip);
     }
 }
 

@@ -3,7 +3,7 @@
 // y[m, n] = epilogue(sum over k of x[m, k] * w[n, k]), in f32.
 // A workgroup computes TILE_M x TILE_N results from slices of TILE_K; an invocation computes ROWS x COLUMNS of them, as
 // blocks of 4 x 4 that lie half a tile apart, so that the lanes of a subgroup read neighbouring words of workgroup memory.
-// The slices are stored with k slowest: an invocation loads 4 rows of 4 k and transposes them in registers.
+// The slices are stored with k slowest; an invocation loads blocks of 4 k by 4 rows, as the operands' pieces know how.
 // Why not one result an invocation: two loads for each multiply-add; here 16 to 64 multiply-adds share 4 to 8 loads.
 
 const ROW_BLOCKS = ROWS / 4u;
@@ -21,20 +21,6 @@ const BLOCKS_N = TILE_N / 4u * BLOCKS_K;
 var<workgroup> sh_x: array<vec4<f32>, TILE_K * STRIDE_M>;
 var<workgroup> sh_w: array<vec4<f32>, TILE_K * STRIDE_N>;
 
-fn transpose_x(at: u32, rows: array<element_x4, 4>) {
-    let block = transpose(mat4x4<f32>(vec4<f32>(rows[0]), vec4<f32>(rows[1]), vec4<f32>(rows[2]), vec4<f32>(rows[3])));
-    for (var j = 0u; j < 4u; j++) {
-        sh_x[at + j * STRIDE_M] = block[j];
-    }
-}
-
-fn transpose_w(at: u32, rows: array<element_w4, 4>) {
-    let block = transpose(mat4x4<f32>(vec4<f32>(rows[0]), vec4<f32>(rows[1]), vec4<f32>(rows[2]), vec4<f32>(rows[3])));
-    for (var j = 0u; j < 4u; j++) {
-        sh_w[at + j * STRIDE_N] = block[j];
-    }
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -44,10 +30,15 @@ fn main(
     let flat = flat_group(workgroup, workgroups);
     let tile_n = flat % p.tiles_n;
     let tile_m = flat / p.tiles_n % p.tiles_m;
-    let group = flat / (p.tiles_n * p.tiles_m);
-    if group >= p.groups {
+    let group_and_split = flat / (p.tiles_n * p.tiles_m);
+    let group = group_and_split % p.groups;
+    let split = group_and_split / p.groups;
+    // The sums may be split over workgroups, each with a range of k and a result of its own.
+    let first_k = split * p.split_k;
+    if first_k >= p.k {
         return;
     }
+    let last_k = min(first_k + p.split_k, p.k);
     // A lane loads a block of x, or of w, or one of each.
     let lane_w = lane - BLOCKS_M % LANES;
     let loads_x = lane < BLOCKS_M;
@@ -57,27 +48,24 @@ fn main(
     let row_w = tile_n * TILE_N + lane_w / BLOCKS_K * 4u;
     let at_x = k_x * STRIDE_M + lane / BLOCKS_K;
     let at_w = k_w * STRIDE_N + lane_w / BLOCKS_K;
-    var rows: array<RowX, 4>;
-    for (var i = 0u; i < 4u; i++) {
-        rows[i] = row_x(tile_m * TILE_M + lane / BLOCKS_K * 4u + i, group);
-    }
+    let source_x = lane_x(tile_m * TILE_M + lane / BLOCKS_K * 4u, group);
     let lane_n = lane % LANES_N;
     let lane_m = lane / LANES_N;
     var sums: array<vec4<f32>, ROWS * COLUMN_BLOCKS>;
-    for (var k = 0u; k < p.k; k += TILE_K) {
+    for (var k = first_k; k < last_k; k += TILE_K) {
         if loads_x {
-            let tap = tap_x(k + k_x);
-            let loaded = array<element_x4, 4>(load_x(rows[0], tap), load_x(rows[1], tap), load_x(rows[2], tap), load_x(rows[3], tap));
-            transpose_x(at_x, loaded);
+            let block = block_x(source_x, k + k_x);
+            sh_x[at_x] = block[0];
+            sh_x[at_x + STRIDE_M] = block[1];
+            sh_x[at_x + 2u * STRIDE_M] = block[2];
+            sh_x[at_x + 3u * STRIDE_M] = block[3];
         }
         if loads_w {
-            let kw = k + k_w;
-            transpose_w(at_w, array<element_w4, 4>(
-                load_w(row_w, group, kw),
-                load_w(row_w + 1u, group, kw),
-                load_w(row_w + 2u, group, kw),
-                load_w(row_w + 3u, group, kw),
-            ));
+            let block = block_w(row_w, group, k + k_w);
+            sh_w[at_w] = block[0];
+            sh_w[at_w + STRIDE_N] = block[1];
+            sh_w[at_w + 2u * STRIDE_N] = block[2];
+            sh_w[at_w + 3u * STRIDE_N] = block[3];
         }
         workgroupBarrier();
         for (var kk = 0u; kk < TILE_K; kk++) {
@@ -102,7 +90,7 @@ fn main(
         let row = tile_m * TILE_M + (i / 4u * LANES_M + lane_m) * 4u + i % 4u;
         for (var j = 0u; j < COLUMN_BLOCKS; j++) {
             let column = tile_n * TILE_N + (j * LANES_N + lane_n) * 4u;
-            store_y(row, column, group, sums[i * COLUMN_BLOCKS + j]);
+            store_y(row, column, group, split, sums[i * COLUMN_BLOCKS + j]);
         }
     }
 }

@@ -1,26 +1,26 @@
-#import common/gemm_rows.wgsl
+#import common/transposed.wgsl
 
-// The left operand of a GEMM: rows of a matrix [m, k], k a multiple of 4.
+// The left operand: rows of a matrix [m, k], k a multiple of 4.
 
 @group(0) @binding(1) var<storage, read> x: array<element_x4>;
 
-// Four neighbouring k, the same for all rows.
-struct Tap {
-    offset: u32,
-    valid: bool,
+// Four neighbouring rows.
+struct LaneX {
+    row: u32,
 }
 
-fn row_x(row: u32, group: u32) -> RowX {
-    return RowX(row * (p.k / 4u), row < p.m);
+fn lane_x(row: u32, group: u32) -> LaneX {
+    return LaneX(row);
 }
 
-fn tap_x(k: u32) -> Tap {
-    return Tap(k / 4u, k < p.k);
-}
-
-fn load_x(row: RowX, tap: Tap) -> element_x4 {
-    if row.valid && tap.valid {
-        return x[row.offset + tap.offset];
+fn load_x(row: u32, k: u32) -> vec4<f32> {
+    if row < p.m && k < p.k {
+        return vec4<f32>(x[row * (p.k / 4u) + k / 4u]);
     }
-    return element_x4();
+    return vec4<f32>();
+}
+
+fn block_x(lane: LaneX, k: u32) -> mat4x4<f32> {
+    let row = lane.row;
+    return transposed(load_x(row, k), load_x(row + 1u, k), load_x(row + 2u, k), load_x(row + 3u, k));
 }

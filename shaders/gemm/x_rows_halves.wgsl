@@ -1,8 +1,12 @@
-#import common/gemm_rows.wgsl
-
 // The left operand of a GEMM in f16: rows of a matrix [m, k], k a multiple of 8, eight halves a load.
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;
+
+// A row: where it begins.
+struct RowX {
+    offset: u32,
+    valid: bool,
+}
 
 struct Tap {
     offset: u32,

@@ -1,29 +1,30 @@
-#import common/gemm_rows.wgsl
+#import common/transposed.wgsl
 
-// The left operand of a GEMM: rows of a matrix [m, k], any k.
+// The left operand: rows of a matrix [m, k], any k.
 
 @group(0) @binding(1) var<storage, read> x: array<element_x>;
 
-struct Tap {
-    k: u32,
+// Four neighbouring rows.
+struct LaneX {
+    row: u32,
 }
 
-fn row_x(row: u32, group: u32) -> RowX {
-    return RowX(row * p.k, row < p.m);
+fn lane_x(row: u32, group: u32) -> LaneX {
+    return LaneX(row);
 }
 
-fn tap_x(k: u32) -> Tap {
-    return Tap(k);
-}
-
-fn element_of_x(row: RowX, k: u32) -> element_x {
-    if row.valid && k < p.k {
-        return x[row.offset + k];
+fn element_of_x(row: u32, k: u32) -> f32 {
+    if row < p.m && k < p.k {
+        return f32(x[row * p.k + k]);
     }
-    return element_x();
+    return 0.0;
 }
 
-fn load_x(row: RowX, tap: Tap) -> element_x4 {
-    let k = tap.k;
-    return element_x4(element_of_x(row, k), element_of_x(row, k + 1u), element_of_x(row, k + 2u), element_of_x(row, k + 3u));
+fn load_x(row: u32, k: u32) -> vec4<f32> {
+    return vec4<f32>(element_of_x(row, k), element_of_x(row, k + 1u), element_of_x(row, k + 2u), element_of_x(row, k + 3u));
+}
+
+fn block_x(lane: LaneX, k: u32) -> mat4x4<f32> {
+    let row = lane.row;
+    return transposed(load_x(row, k), load_x(row + 1u, k), load_x(row + 2u, k), load_x(row + 3u, k));
 }

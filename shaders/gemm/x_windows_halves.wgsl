@@ -1,5 +1,3 @@
-#import common/gemm_windows.wgsl
-
 // The left operand of a convolution in f16: windows of an image [B, H, W, C], channels per group a multiple of 8,
 // eight halves a load.
 

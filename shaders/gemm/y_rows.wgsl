@@ -1,6 +1,6 @@
 #import common/epilogue.wgsl
 
-// The result [m, groups * n], n a multiple of 4, after the epilogue.
+// The result [splits, m, groups * n], n a multiple of 4, after the epilogue.
 
 @group(0) @binding(3) var<storage, read> scale: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> shift: array<vec4<f32>>;
@@ -8,12 +8,12 @@
 @group(0) @binding(6) var<storage, read_write> y: array<element_y4>;
 
 // Stores the sums of columns `column`..`column + 4` of a group.
-fn store_y(row: u32, column: u32, group: u32, sums: vec4<f32>) {
+fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
     if row >= p.m || column >= p.n {
         return;
     }
     let channel = (group * p.n + column) / 4u;
-    let i = row * (p.groups * p.n / 4u) + channel;
+    let i = (split * p.m + row) * (p.groups * p.n / 4u) + channel;
     var v = sums;
     if HAS_SCALE {
         v *= scale[channel];

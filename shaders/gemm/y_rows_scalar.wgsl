@@ -1,6 +1,6 @@
 #import common/epilogue.wgsl
 
-// The result [m, groups * n], any n, after the epilogue.
+// The result [splits, m, groups * n], any n, after the epilogue.
 
 @group(0) @binding(3) var<storage, read> scale: array<f32>;
 @group(0) @binding(4) var<storage, read> shift: array<f32>;
@@ -8,7 +8,7 @@
 @group(0) @binding(6) var<storage, read_write> y: array<element_y>;
 
 // Stores the sums of columns `column`..`column + 4` of a group.
-fn store_y(row: u32, column: u32, group: u32, sums: vec4<f32>) {
+fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
     if row >= p.m {
         return;
     }
@@ -17,7 +17,7 @@ fn store_y(row: u32, column: u32, group: u32, sums: vec4<f32>) {
             return;
         }
         let channel = group * p.n + column + j;
-        let i = row * (p.groups * p.n) + channel;
+        let i = (split * p.m + row) * (p.groups * p.n) + channel;
         var v = sums[j];
         if HAS_SCALE {
             v *= scale[channel];

@@ -32,13 +32,8 @@ macro_rules! wgsl {
 }
 
 /// The files that others import.
-pub const COMMON: &[Source] = &[
-    wgsl!("common/index.wgsl"),
-    wgsl!("common/epilogue.wgsl"),
-    wgsl!("common/gemm_rows.wgsl"),
-    wgsl!("common/gemm_windows.wgsl"),
-    wgsl!("common/reduce.wgsl"),
-];
+pub const COMMON: &[Source] =
+    &[wgsl!("common/index.wgsl"), wgsl!("common/epilogue.wgsl"), wgsl!("common/reduce.wgsl"), wgsl!("common/transposed.wgsl")];
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

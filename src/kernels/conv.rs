@@ -5,14 +5,16 @@
 //! Shapes: x `[B, H, W, C]`, w `[N, kh, kw, C/groups]`, then the epilogue's inputs; y `[B, H', W', N]`.
 //! Depthwise convolutions (one channel a group) have kernels of their own: a GEMM of one column wastes its tile.
 
+use super::conv_gradient::{image_gradient, weight_gradient};
 use super::epilogue::{Activation, Epilogue};
-use super::gemm::{self, Geometry, Product, Windows};
+use super::gemm::{self, Layout, Operands, Product, Windows};
 use super::linear::{epilogue_inputs, half};
+use super::reduce;
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Op, Var, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::tensor::compare::Tolerance;
-use crate::tensor::{Host, TensorType};
+use crate::tensor::{DType, Host, TensorType};
 use rayon::prelude::*;
 
 /// How a window moves: the same in both directions.
@@ -63,14 +65,27 @@ impl Conv2d {
         let [b, out_height, out_width, _] = outputs[0].shape.bhwc();
         let Window { stride, padding, dilation } = self.window;
         let pointwise = kernel_height * kernel_width == 1 && stride == 1 && padding == 0 && self.groups() == 1;
-        let windows = Windows { height, width, channels, group_channels, out_height, out_width, kernel_width, stride, padding, dilation };
+        let windows = Windows {
+            height,
+            width,
+            channels,
+            group_channels,
+            out_height,
+            out_width,
+            kernel_height,
+            kernel_width,
+            stride,
+            padding,
+            dilation,
+        };
         Product {
             m: b * out_height * out_width,
             n: n / self.groups(),
             k: kernel_height * kernel_width * group_channels,
             groups: self.groups(),
+            splits: 1,
             types: gemm::types(inputs, outputs),
-            geometry: if pointwise { Geometry::Rows } else { Geometry::Windows(windows) },
+            operands: if pointwise { Operands::Matrices(Layout::Rows, Layout::Rows) } else { Operands::Windows(windows) },
             epilogue: self.epilogue,
         }
     }
@@ -119,6 +134,26 @@ impl Op for Conv2d {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
         self.product(inputs, outputs).kernels(device)
+    }
+
+    fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        assert_eq!(self.epilogue, Epilogue::bias(self.epilogue.shift), "conv: differentiate before fusing");
+        assert_eq!(self.groups(), 1, "conv: grouped convolutions have no gradient (depthwise ones have)");
+        let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
+        let (x, w) = (io.inputs[0], io.inputs[1]);
+        let [_, height, width, _] = g.shape(x).bhwc();
+        let [n, kh, kw, _] = g.shape(w).bhwc();
+        let to = g.ty(w).dtype;
+        let d_x = wanted[0].then(|| image_gradient(g, d_y, w, self.window, [height, width]));
+        let d_w = wanted[1].then(|| weight_gradient(g, d_y, x, self.window, [kh, kw], to));
+        let d_bias = wanted.get(2).map(|&wanted| {
+            wanted.then(|| {
+                let rows = g.shape(d_y).rows();
+                let d_y = g.reshape(d_y, [rows, n]);
+                reduce::column_sums(g, d_y, DType::F32)
+            })
+        });
+        [d_x, d_w].into_iter().chain(d_bias).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

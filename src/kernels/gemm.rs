@@ -1,7 +1,8 @@
-//! What linear layers and convolutions share: the GEMM kernels and the choice among them.
+//! What linear layers, convolutions and their gradients share: the GEMM kernels and the choice among them.
 //!
-//! Both are `y[m, n] = epilogue(Σ_k x[m, k] · w[n, k])`. They differ in how row `m` of `x` is found: a row of a matrix, or
-//! the window of an output pixel (implicit GEMM, nothing is unfolded in memory).
+//! All are `y[m, n] = epilogue(Σ_k x[m, k] · w[n, k])`. They differ in how the operands are found in memory: rows or columns of
+//! a matrix, the window of an output pixel (implicit GEMM, nothing is unfolded in memory), the output pixels that an image
+//! pixel contributed to. Each way is a WGSL piece that the kernel is composed with.
 
 use super::epilogue::Epilogue;
 use crate::gpu::{Capabilities, Dispatch, Tier, Words, shader::Source};
@@ -19,32 +20,49 @@ pub(crate) struct Product {
     pub(crate) k: usize,
     /// Independent products side by side, 1 but for grouped convolutions.
     pub(crate) groups: usize,
+    /// Parts that the sums are split into, each with a result of its own.
+    pub(crate) splits: usize,
     /// Element types of x, w and y.
     pub(crate) types: [DType; 3],
-    /// Further words of the uniform struct, behind m, n, k, tiles and groups.
-    pub(crate) geometry: Geometry,
+    /// Where the operands lie.
+    pub(crate) operands: Operands,
     /// What happens to each sum.
     pub(crate) epilogue: Epilogue,
 }
 
-/// How rows of x are found.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Geometry {
-    /// Rows of a matrix.
+/// How a matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[m, k]` or `[n, k]`: what is summed over is contiguous.
     Rows,
-    /// Windows of an image.
-    Windows(Windows),
+    /// `[k, m]` or `[k, n]`.
+    Columns,
 }
 
-/// The uniform words of a convolution.
+/// How the operands are found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Operands {
+    /// Two matrices.
+    Matrices(Layout, Layout),
+    /// Windows of an image, and weights in rows: a convolution.
+    Windows(Windows),
+    /// Output pixels that an image pixel contributed to, and weights tap by tap: a convolution's `d_x`.
+    Spread(Windows),
+    /// Columns of `d_y`, and windows of the image: a convolution's `d_w`.
+    Unfolded(Windows),
+}
+
+/// The geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Windows {
     pub(crate) height: usize,
     pub(crate) width: usize,
+    /// Of the tensor that is read pixel by pixel: the image, but `d_y` for [`Operands::Spread`].
     pub(crate) channels: usize,
     pub(crate) group_channels: usize,
     pub(crate) out_height: usize,
     pub(crate) out_width: usize,
+    pub(crate) kernel_height: usize,
     pub(crate) kernel_width: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
@@ -65,17 +83,6 @@ const TILE_K: usize = 16;
 /// The tile of the kernel for cooperative matrices.
 const MATRIX_TILE: Tile = Tile { m: 64, n: 64 };
 
-/// How many neighbouring k an operand's piece loads at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Load {
-    /// One element at a time: any extent.
-    Scalar,
-    /// Four elements.
-    Vector,
-    /// Eight halves.
-    Halves,
-}
-
 /// Workgroups that keep a large GPU busy: two for each of some 130 processors.
 const BUSY: usize = 260;
 
@@ -83,7 +90,7 @@ impl Product {
     /// All kernels for this product, best first.
     pub(crate) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
         let mut kernels = Vec::new();
-        if device.allows(Tier::Matrix) && self.loads(8) && self.types[..2] == [DType::F16; 2] {
+        if device.allows(Tier::Matrix) && self.suits_matrices() {
             kernels.push(self.matrix());
         }
         // The larger tile does more arithmetic for each load, but only if there are enough of them for all processors.
@@ -94,7 +101,17 @@ impl Product {
     }
 
     fn tiles(&self, tile: Tile) -> usize {
-        self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.groups
+        self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.groups * self.splits
+    }
+
+    /// Whether the kernel for cooperative matrices can load the operands: eight halves at a time.
+    fn suits_matrices(&self) -> bool {
+        let loads = match self.operands {
+            Operands::Matrices(Layout::Rows, Layout::Rows) => self.k.is_multiple_of(8),
+            Operands::Windows(w) => w.group_channels.is_multiple_of(8),
+            _ => false,
+        };
+        loads && self.splits == 1 && self.types[..2] == [DType::F16; 2]
     }
 
     /// The portable kernel.
@@ -107,7 +124,8 @@ impl Product {
             .constant("COLUMNS", each)
             .element("element_x", self.types[0])
             .element("element_w", self.types[1]);
-        self.operands(dispatch, tile, if self.loads(4) { Load::Vector } else { Load::Scalar })
+        let (x, w) = self.pieces();
+        self.finish(dispatch, tile, x, w)
     }
 
     /// The kernel for cooperative matrices.
@@ -116,62 +134,102 @@ impl Product {
             .tier(Tier::Matrix)
             .constant("TILE_M", MATRIX_TILE.m)
             .constant("TILE_N", MATRIX_TILE.n);
-        let mut dispatch = self.operands(dispatch, MATRIX_TILE, Load::Halves);
+        let x = match self.operands {
+            Operands::Windows(_) => wgsl!("gemm/x_windows_halves.wgsl"),
+            _ => wgsl!("gemm/x_rows_halves.wgsl"),
+        };
+        let mut dispatch = self.finish(dispatch, MATRIX_TILE, x, wgsl!("gemm/w_rows_halves.wgsl"));
         dispatch.f16 = true;
         dispatch
     }
 
-    /// The pieces that load and store, the parameters and the grid.
-    fn operands(&self, dispatch: Dispatch, tile: Tile, load: Load) -> Dispatch {
-        let w = match load {
-            Load::Scalar => wgsl!("gemm/w_rows_scalar.wgsl"),
-            Load::Vector => wgsl!("gemm/w_rows.wgsl"),
-            Load::Halves => wgsl!("gemm/w_rows_halves.wgsl"),
+    /// The pieces of parameters, operands and results, the parameters themselves and the grid.
+    fn finish(&self, dispatch: Dispatch, tile: Tile, x: Source, w: Source) -> Dispatch {
+        let params = match self.operands {
+            Operands::Matrices(..) => wgsl!("gemm/params_rows.wgsl"),
+            Operands::Windows(_) => wgsl!("gemm/params_windows.wgsl"),
+            Operands::Spread(_) | Operands::Unfolded(_) => wgsl!("gemm/params_gradient.wgsl"),
         };
         let y = if self.n.is_multiple_of(4) { wgsl!("gemm/y_rows.wgsl") } else { wgsl!("gemm/y_rows_scalar.wgsl") };
         let dispatch = self.epilogue.constants(dispatch.element("element_y", self.types[2]));
-        let dispatch = dispatch.part(self.x_part(load)).part(w).part(y);
+        let dispatch = dispatch.part(params).part(x).part(w).part(y);
         let [scale, shift, residual] = self.epilogue.bindings(2);
         dispatch.params(self.params(tile)).bind([0, 1, scale, shift, residual]).over_groups(self.tiles(tile))
     }
 
-    /// Whether `count` neighbouring k lie in one aligned vector of x and w.
-    fn loads(&self, count: usize) -> bool {
-        match self.geometry {
-            Geometry::Rows => self.k.is_multiple_of(count),
-            Geometry::Windows(w) => w.group_channels.is_multiple_of(count),
+    /// The pieces that load the operands of the portable kernel, four elements at a time where they are aligned.
+    fn pieces(&self) -> (Source, Source) {
+        let four = |extent: usize| extent.is_multiple_of(4);
+        match self.operands {
+            Operands::Matrices(x, w) => {
+                let x = match (x, four(self.k), four(self.m)) {
+                    (Layout::Rows, true, _) => wgsl!("gemm/x_rows.wgsl"),
+                    (Layout::Rows, false, _) => wgsl!("gemm/x_rows_scalar.wgsl"),
+                    (Layout::Columns, _, true) => wgsl!("gemm/x_columns.wgsl"),
+                    (Layout::Columns, _, false) => wgsl!("gemm/x_columns_scalar.wgsl"),
+                };
+                (x, if w == Layout::Rows { self.w_rows() } else { self.w_columns() })
+            }
+            Operands::Windows(w) if four(w.group_channels) => (wgsl!("gemm/x_windows.wgsl"), self.w_rows()),
+            Operands::Windows(_) => (wgsl!("gemm/x_windows_scalar.wgsl"), self.w_rows()),
+            Operands::Spread(w) => (
+                if four(w.channels) { wgsl!("gemm/x_spread.wgsl") } else { wgsl!("gemm/x_spread_scalar.wgsl") },
+                if four(self.n) { wgsl!("gemm/w_taps.wgsl") } else { wgsl!("gemm/w_taps_scalar.wgsl") },
+            ),
+            Operands::Unfolded(w) => (
+                if four(self.m) { wgsl!("gemm/x_columns.wgsl") } else { wgsl!("gemm/x_columns_scalar.wgsl") },
+                if four(w.channels) { wgsl!("gemm/w_windows.wgsl") } else { wgsl!("gemm/w_windows_scalar.wgsl") },
+            ),
         }
     }
 
-    fn x_part(&self, load: Load) -> Source {
-        match (self.geometry, load) {
-            (Geometry::Rows, Load::Scalar) => wgsl!("gemm/x_rows_scalar.wgsl"),
-            (Geometry::Rows, Load::Vector) => wgsl!("gemm/x_rows.wgsl"),
-            (Geometry::Rows, Load::Halves) => wgsl!("gemm/x_rows_halves.wgsl"),
-            (Geometry::Windows(_), Load::Scalar) => wgsl!("gemm/x_windows_scalar.wgsl"),
-            (Geometry::Windows(_), Load::Vector) => wgsl!("gemm/x_windows.wgsl"),
-            (Geometry::Windows(_), Load::Halves) => wgsl!("gemm/x_windows_halves.wgsl"),
-        }
+    fn w_rows(&self) -> Source {
+        if self.k.is_multiple_of(4) { wgsl!("gemm/w_rows.wgsl") } else { wgsl!("gemm/w_rows_scalar.wgsl") }
+    }
+
+    fn w_columns(&self) -> Source {
+        if self.n.is_multiple_of(4) { wgsl!("gemm/w_columns.wgsl") } else { wgsl!("gemm/w_columns_scalar.wgsl") }
     }
 
     fn params(&self, tile: Tile) -> Words {
-        let common = [self.m, self.n, self.k, self.m.div_ceil(tile.m), self.n.div_ceil(tile.n), self.groups];
-        match self.geometry {
-            Geometry::Rows => Words::of(common),
-            Geometry::Windows(w) => {
+        let tiles = [self.m.div_ceil(tile.m), self.n.div_ceil(tile.n)];
+        let common = [self.m, self.n, self.k, tiles[0], tiles[1], self.groups, self.split_k()];
+        match self.operands {
+            Operands::Matrices(..) => Words::of(common),
+            Operands::Windows(w) => {
                 // The shader divides k by multiplying with a rounded reciprocal: exact below this bound.
                 assert!(self.k < 1 << 21, "convolution: windows of {} elements are too large", self.k);
                 let rest = [w.height, w.width, w.channels, w.group_channels, w.out_height, w.out_width, w.kernel_width];
                 let words = [&common[..], &rest, &[w.stride, w.padding, w.dilation]].concat();
                 Words::of(words).float(1.0 / w.group_channels as f32).float(1.0 / w.kernel_width as f32)
             }
+            Operands::Spread(w) | Operands::Unfolded(w) => {
+                let taps = w.kernel_height * w.kernel_width;
+                let rest = [w.height, w.width, w.channels, w.out_height, w.out_width, w.kernel_width, taps];
+                Words::of([&common[..], &rest, &[w.stride, w.padding, w.dilation]].concat())
+            }
         }
+    }
+
+    /// Terms of each part of the sums: whole slices.
+    pub(crate) fn split_k(&self) -> usize {
+        self.k.div_ceil(self.splits).next_multiple_of(TILE_K)
     }
 
     /// Multiply-adds counted as two.
     pub(crate) fn operations(&self) -> u64 {
         2 * (self.m * self.n * self.groups) as u64 * self.k as u64
     }
+}
+
+/// Into how many parts to split sums of `k` terms so that an `m` × `n` result keeps a large GPU busy: long sums over few
+/// results, as weight gradients are. Each part has at least 512 terms.
+pub(crate) fn splits(m: usize, n: usize, k: usize) -> usize {
+    let tiles = m.div_ceil(TILES[0].0.m) * n.div_ceil(TILES[0].0.n);
+    let wanted = (2 * BUSY).div_ceil(tiles).min(k / 512).max(1);
+    // Parts are whole slices, so the last ones may be left without terms.
+    let part = k.div_ceil(wanted).next_multiple_of(TILE_K);
+    k.div_ceil(part)
 }
 
 /// Types of a product's operands, for the ops' constructors.

@@ -3,10 +3,12 @@
 //! Shapes: x `[.., K]`, w `[N, K]`, then the epilogue's inputs; y `[.., N]`.
 
 use super::epilogue::{Activation, Epilogue};
-use super::gemm::{self, Geometry, Product};
+use super::gemm::{self, Layout, Operands, Product};
+use super::matmul::matmul;
+use super::reduce;
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Op, Var, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use rayon::prelude::*;
@@ -28,8 +30,9 @@ impl Linear {
             n: w.dims()[0],
             k: x.last(),
             groups: 1,
+            splits: 1,
             types: gemm::types(inputs, outputs),
-            geometry: Geometry::Rows,
+            operands: Operands::Matrices(Layout::Rows, Layout::Rows),
             epilogue: self.epilogue,
         }
     }
@@ -65,6 +68,25 @@ impl Op for Linear {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
         self.product(inputs, outputs).kernels(device)
+    }
+
+    fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        assert_eq!(self.epilogue, Epilogue::bias(self.epilogue.shift), "linear: differentiate before fusing");
+        let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
+        let (x, w) = (io.inputs[0], io.inputs[1]);
+        let (x_type, w_type) = (g.ty(x), g.ty(w));
+        let (rows, n, k) = (x_type.shape.rows(), w_type.shape.dims()[0], x_type.shape.last());
+        let d_y = g.reshape(d_y, [rows, n]);
+        let d_x = wanted[0].then(|| {
+            let d_x = matmul(g, d_y, w, [Layout::Rows, Layout::Columns], x_type.dtype);
+            g.reshape(d_x, x_type.shape.dims())
+        });
+        let d_w = wanted[1].then(|| {
+            let x = g.reshape(x, [rows, k]);
+            matmul(g, d_y, x, [Layout::Columns, Layout::Columns], w_type.dtype)
+        });
+        let d_bias = wanted.get(2).map(|&wanted| wanted.then(|| reduce::column_sums(g, d_y, DType::F32)));
+        [d_x, d_w].into_iter().chain(d_bias).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -6,12 +6,14 @@
 pub mod attention;
 pub mod binary;
 pub mod conv;
+pub mod conv_gradient;
 pub mod depthwise;
 pub mod depthwise_backward;
 pub mod epilogue;
 mod gemm;
 pub mod layer_norm;
 pub mod linear;
+pub mod matmul;
 pub mod pool;
 pub mod position;
 pub mod reduce;
@@ -20,6 +22,8 @@ pub mod scale_shift;
 pub mod softmax;
 pub mod unary;
 
+pub use gemm::Layout;
+
 use crate::graph::check::Family;
 
 /// Every family.
@@ -27,9 +31,11 @@ pub const TABLE: &[Family] = &[
     Family { name: "attention", cases: attention::cases },
     Family { name: "binary", cases: binary::cases },
     Family { name: "conv", cases: conv::cases },
+    Family { name: "conv_gradient", cases: conv_gradient::cases },
     Family { name: "depthwise", cases: depthwise::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
+    Family { name: "matmul", cases: matmul::cases },
     Family { name: "pool", cases: pool::cases },
     Family { name: "position", cases: position::cases },
     Family { name: "reduce", cases: reduce::cases },

@@ -7,12 +7,8 @@ struct Params {
     tiles_m: u32,
     tiles_n: u32,
     groups: u32,
+    // k of one split, a multiple of the tile's; at least p.k when there is one
+    split_k: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-
-// A row of the left operand: where it begins.
-struct RowX {
-    offset: u32,
-    valid: bool,
-}

@@ -7,6 +7,8 @@ struct Params {
     tiles_m: u32,
     tiles_n: u32,
     groups: u32,
+    // k of one split, a multiple of the tile's; at least p.k when there is one
+    split_k: u32,
     height: u32,
     width: u32,
     channels: u32,

@@ -1,0 +1,27 @@
+// The geometry of a convolution's gradients as GEMMs.
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    tiles_m: u32,
+    tiles_n: u32,
+    groups: u32,
+    // k of one split, a multiple of the tile's; at least p.k when there is one
+    split_k: u32,
+    // of the image
+    height: u32,
+    width: u32,
+    // of the tensor that is read in windows or spread: the image or d_y
+    channels: u32,
+    // of d_y
+    out_height: u32,
+    out_width: u32,
+    kernel_width: u32,
+    taps: u32,
+    stride: u32,
+    padding: u32,
+    dilation: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;

@@ -1,0 +1,28 @@
+// The left operand: columns of a matrix stored as [k, m], any m.
+
+@group(0) @binding(1) var<storage, read> x: array<element_x>;
+
+// Four neighbouring rows of the result.
+struct LaneX {
+    row: u32,
+}
+
+fn lane_x(row: u32, group: u32) -> LaneX {
+    return LaneX(row);
+}
+
+fn element_of_x(row: u32, k: u32) -> f32 {
+    if row < p.m && k < p.k {
+        return f32(x[k * p.m + row]);
+    }
+    return 0.0;
+}
+
+fn load_x(row: u32, k: u32) -> vec4<f32> {
+    return vec4<f32>(element_of_x(row, k), element_of_x(row + 1u, k), element_of_x(row + 2u, k), element_of_x(row + 3u, k));
+}
+
+fn block_x(lane: LaneX, k: u32) -> mat4x4<f32> {
+    let row = lane.row;
+    return mat4x4<f32>(load_x(row, k), load_x(row, k + 1u), load_x(row, k + 2u), load_x(row, k + 3u));
+}
