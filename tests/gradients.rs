@@ -20,9 +20,12 @@ use std::collections::BTreeMap;
 /// Ops with a gradient, and the least number of elements that differences must have confirmed.
 const DIFFERENTIABLE: &[(&str, usize)] = &[
     ("binary", 200),
+    ("box_loss", 60),
     ("column_sums", 60),
     ("conv", 100),
+    ("cross_entropy", 40),
     ("depthwise", 200),
+    ("focal", 40),
     ("layer_norm", 200),
     ("linear", 100),
     ("max_pool", 60),
@@ -32,13 +35,19 @@ const DIFFERENTIABLE: &[(&str, usize)] = &[
     ("unary", 150),
 ];
 
+/// Float inputs that are data and have no gradient.
+const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2]), ("focal", &[2])];
+
 /// Ops without a gradient, and why.
 const WITHOUT: &[(&str, &str)] = &[
     ("attention", "for inference; training materializes the attention map"),
+    ("box_loss_backward", "backward"),
     ("conv_image_gradient", "backward"),
     ("conv_weight_gradient", "backward"),
+    ("cross_entropy_backward", "backward"),
     ("depthwise_input_gradient", "backward"),
     ("depthwise_weight_gradient", "backward"),
+    ("focal_backward", "backward"),
     ("frozen_norm", "its inputs are frozen"),
     ("layer_norm_backward", "backward"),
     ("matmul", "backward"),
@@ -63,7 +72,7 @@ struct Differentiated {
     inputs: Values,
     /// The noise that each output is multiplied with.
     weights: Vec<Host>,
-    /// Name of each input in `inputs`, and of its gradient; `None` for integers.
+    /// Name of each input in `inputs`, and of its gradient; `None` for integers and data.
     names: Vec<Option<String>>,
 }
 
@@ -79,8 +88,9 @@ fn differentiate(case: &Case) -> Differentiated {
         let sum = reduce::total(&mut g, product);
         loss = Some(loss.map_or(sum, |loss| binary::add(&mut g, loss, sum)));
     }
-    let is_float = |v: &&Var| g.ty(**v).dtype.is_float();
-    let wanted: Vec<Var> = vars.iter().filter(is_float).copied().collect();
+    let data = DATA.iter().find(|(name, _)| *name == case.op.name()).map_or(&[][..], |(_, inputs)| inputs);
+    let is_learnt = |(i, v): &(usize, &Var)| g.ty(**v).dtype.is_float() && !data.contains(i);
+    let wanted: Vec<Var> = vars.iter().enumerate().filter(is_learnt).map(|(_, &v)| v).collect();
     let gradients = g.backward(loss.expect("an output"), &wanted);
     let mut names = vec![None; vars.len()];
     for (var, gradient) in wanted.into_iter().zip(gradients) {

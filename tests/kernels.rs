@@ -51,6 +51,7 @@ families!(
     depthwise,
     layer_norm,
     linear,
+    loss,
     matmul,
     pool,
     position,

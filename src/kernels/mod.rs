@@ -13,6 +13,7 @@ pub mod epilogue;
 mod gemm;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
 pub mod matmul;
 pub mod pool;
 pub mod position;
@@ -35,6 +36,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "depthwise", cases: depthwise::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
+    Family { name: "loss", cases: loss::cases },
     Family { name: "matmul", cases: matmul::cases },
     Family { name: "pool", cases: pool::cases },
     Family { name: "position", cases: position::cases },

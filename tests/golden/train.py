@@ -13,6 +13,7 @@ with original DETR names, in PyTorch's layout, and the configuration in the meta
     loss/<layer>/class, .../l1, .../giou     [] unweighted terms
     loss/total                     [] the weighted sum over terms and layers
     empty/<layer>/class            [] the class term when neither image has objects (the other two are 0)
+    output_grad/all_logits, output_grad/all_boxes    the gradients of loss/total with respect to these outputs
     grad/<parameter>               the gradient of loss/total, also of the stem and layer1, which DETR never trains; some
                                    are zero by nature and then rounding: key biases, and in the first decoder layer, whose
                                    input is zero, self_attn.in_proj_weight and the query part of its bias
@@ -90,13 +91,14 @@ def inputs(dtype):
 
 
 def gradients(kind, model, dtype):
-    """Outputs, the criterion's answers, and the gradient of every parameter by name."""
+    """Outputs, the criterion's answers, and the gradient of every parameter by name; those of the outputs, as `out.<name>`."""
     pixels, mask, targets = inputs(dtype)
     out = model(pixels, mask)
     answers = criterion(kind, out["all_logits"], out["all_boxes"], targets)
-    names, parameters = zip(*model.named_parameters())
-    grads = torch.autograd.grad(answers[0], parameters)
-    return out, answers, dict(zip(names, grads))
+    named = dict(model.named_parameters()) | {f"out.{name}": out[name] for name in ("all_logits", "all_boxes")}
+    grads = dict(zip(named, torch.autograd.grad(answers[0], list(named.values()))))
+    of_outputs = {name: grads.pop(name) for name in list(grads) if name.startswith("out.")}
+    return out, answers, grads, of_outputs
 
 
 def trained(name):
@@ -136,7 +138,7 @@ def relative(left, right, floor=0.0):
 
 def check_gradients(kind, grads):
     """Asserts that f32 gives the same gradients and that every parameter has one."""
-    _, _, single = gradients(kind, build(kind, torch.float32), torch.float32)
+    _, _, single, _ = gradients(kind, build(kind, torch.float32), torch.float32)
     largest = max(grad.abs().max().item() for grad in grads.values())
     worst = max((relative(single[name], grad, 1e-4 * largest), name) for name, grad in grads.items())
     print(f"{kind}: gradients up to {largest:.1e}, in f32 they differ from f64 by at most {worst[0]:.1e} ({worst[1]})")
@@ -186,7 +188,7 @@ def write(path, tensors, metadata):
 def write_kind(folder, kind):
     """Both files of one kind of model."""
     model = build(kind, torch.float64)
-    out, (total, terms, matched, margin), grads = gradients(kind, model, torch.float64)
+    out, (total, terms, matched, margin), grads, of_outputs = gradients(kind, model, torch.float64)
     _, mask, targets = inputs(torch.float64)
     assert margin > 1e-3, "the matching hangs on rounding"
     check_gradients(kind, grads)
@@ -201,6 +203,7 @@ def write_kind(folder, kind):
         tensors |= {f"match/{layer}/queries": pairs[0][0], f"match/{layer}/objects": pairs[0][1]}
         tensors[f"empty/{layer}/class"] = empty[layer]["class"]
     tensors |= {f"grad/{name}": grad for name, grad in grads.items()}
+    tensors |= {name.replace("out.", "output_grad/"): grad for name, grad in of_outputs.items()}
     tensors |= step_goldens(kind)
     weights = {"class": CLASS_WEIGHT[kind], "l1": L1_WEIGHT, "giou": GIOU_WEIGHT}
     metadata = {"config": json.dumps({"config": CONFIG, "runs": RUNS, "loss_weights": weights})}
@@ -213,7 +216,7 @@ def write_mobilenet(folder):
     config = HASHED["mobilenet_v2"]
     summaries = {}
     for dtype in (torch.float32, torch.float64):
-        _, (total, _, _, margin), grads = gradients("detr", fill(Detr(config)).to(dtype), dtype)
+        _, (total, _, _, margin), grads, _ = gradients("detr", fill(Detr(config)).to(dtype), dtype)
         assert margin > 1e-3
         summary = {"loss/total": total}
         for name, grad in grads.items():
