@@ -8,6 +8,7 @@ pub mod image;
 mod jpeg;
 pub mod labels;
 mod layout;
+pub mod loader;
 pub mod preprocess;
 pub mod report;
 mod resample;
@@ -15,4 +16,5 @@ pub mod voc;
 
 pub use categories::Categories;
 pub use dataset::{Dataset, ImageRecord, Object, Options};
+pub use loader::{Loader, LoaderOptions, TrainBatch};
 pub use report::{Issue, Kind, Report, Strictness};
