@@ -2,11 +2,19 @@
 //!
 //! Results go to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 101 a bug of ours.
 
+mod bench;
 mod check;
+mod classify;
 mod completions;
+mod detect;
 mod eval;
+mod forward;
 mod info;
+mod model;
 mod output;
+mod pictures;
+mod plan;
+mod trace;
 
 use clap::{Args, Parser, Subcommand};
 use output::is_closed_pipe;
@@ -26,12 +34,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Find objects on photos
+    Detect(detect::Detect),
+    /// Name what a photo shows, with the built-in ImageNet backbone
+    Classify(classify::Classify),
     /// List the GPUs, what they can do, and which one would be used
     Info(info::Info),
     /// Does this GPU compute correctly? Runs every kernel against its CPU twin
     Check(check::Check),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
+    /// Measure speed and memory
+    Bench(bench::Bench),
+    /// Run a network on tensors from a file and write its answers to a file, for comparison with PyTorch
+    Forward(forward::Forward),
+    /// Print what a run does, step by step, and its memory
+    Plan(plan::Plan),
+    /// Compare a whole network on this GPU with the CPU twins, node by node
+    Trace(trace::Trace),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -92,6 +112,12 @@ fn say_panics_in_one_line() {
 impl Command {
     fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         match self {
+            Self::Detect(args) => args.run(device),
+            Self::Classify(args) => args.run(device),
+            Self::Bench(args) => args.run(device),
+            Self::Forward(args) => args.run(device),
+            Self::Plan(args) => args.run(device),
+            Self::Trace(args) => args.run(device),
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
             Self::Eval(args) => args.run(),

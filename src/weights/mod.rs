@@ -80,20 +80,33 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     load_files(path, &[path.to_owned()], Some(config.as_path()).filter(|config| config.is_file()))
 }
 
+/// Reads a checkpoint file that is in memory, such as one that a program brings along; `name` stands for its path in errors.
+///
+/// # Errors
+/// [`Error::Format`], as [`load`].
+pub fn parse(bytes: &[u8], name: &Path) -> Result<Checkpoint> {
+    assemble(name, &[(name, bytes)], None)
+}
+
 /// Reads one checkpoint from one file, or from several that are parts of it.
 fn load_files(source: &Path, files: &[PathBuf], config: Option<&Path>) -> Result<Checkpoint> {
     let maps = files.iter().map(|file| contents::map(file)).collect::<Result<Vec<_>>>()?;
+    let parts: Vec<(&Path, &[u8])> = files.iter().zip(&maps).map(|(file, map)| (file.as_path(), &map[..])).collect();
+    assemble(source, &parts, config)
+}
+
+fn assemble(source: &Path, parts: &[(&Path, &[u8])], config: Option<&Path>) -> Result<Checkpoint> {
     let mut all = Contents::default();
-    for (file, map) in files.iter().zip(&maps) {
-        let part = contents::read(map, file).map_err(|what| Error::format(file, what))?;
+    for (file, bytes) in parts {
+        let part = contents::read(bytes, file).map_err(|what| Error::format(file, what))?;
         all.tensors.extend(part.tensors);
         all.metadata.extend(part.metadata);
         all.hints = part.hints;
     }
-    let path = if let [file] = files { file } else { source };
+    let path = if let [(file, _)] = parts { file } else { source };
     let wrong = |what: String| Error::format(path, what);
     let own = own_format(&mut all.metadata).map_err(wrong)?;
-    let (dialect, tensors) = contents::convert(&all, own.is_some(), maps.iter().map(|map| map.len()).sum()).map_err(wrong)?;
+    let (dialect, tensors) = contents::convert(&all, own.is_some(), parts.iter().map(|p| p.1.len()).sum()).map_err(wrong)?;
     let config = match own {
         Some(config) => config,
         None if !infer::is_detector(&tensors) => None,

@@ -1,0 +1,66 @@
+//! `qdetr bench`: how fast, and where the time goes.
+
+mod model;
+mod profile;
+
+use super::DeviceArgs;
+use clap::{Args, Subcommand};
+use qdetr::Result;
+use serde::Serialize;
+use std::fmt;
+use std::process::ExitCode;
+
+/// Arguments of `qdetr bench`.
+#[derive(Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A detector's forward: time, memory, and with --profile the time of each step
+    Model(model::BenchModel),
+}
+
+impl Bench {
+    pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
+        match &self.what {
+            What::Model(args) => args.run(device),
+        }
+    }
+}
+
+/// Times in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Times {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Times {
+    /// # Panics
+    /// Without a time.
+    fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        Self { median: times[times.len() / 2], min: times[0], max: times[times.len() - 1] }
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} ms ({:.3} to {:.3})", self.median, self.min, self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_no_mean() {
+        let times = Times::of(vec![9.0, 1.0, 2.0]);
+        assert_eq!((times.median, times.min, times.max), (2.0, 1.0, 9.0));
+    }
+}

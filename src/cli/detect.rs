@@ -1,0 +1,257 @@
+//! `qdetr detect`: photos in, boxes out.
+
+use super::DeviceArgs;
+use super::model::{ModelArgs, ResizeArgs, class_name};
+use super::output::{print, print_json, progress};
+use super::pictures::{Picture, expand, for_each_batch};
+use clap::Args;
+use indicatif::ProgressBar;
+use qdetr::boxes::xyxy_to_xywh;
+use qdetr::data::image::{self, RgbImage};
+use qdetr::data::preprocess::{Batch, Sample};
+use qdetr::draw::{self, Label};
+use qdetr::models::{Detection, Detector, ModelConfig, Results};
+use qdetr::{Error, Result, eval};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `qdetr detect`.
+#[derive(Args)]
+pub(crate) struct Detect {
+    /// Pictures (JPEG, PNG, WebP, BMP, GIF, TIFF), and folders of pictures
+    #[arg(required = true, value_name = "IMAGE|FOLDER")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    resize: ResizeArgs,
+    /// Report objects of at least this probability
+    #[arg(long, default_value_t = 0.5, value_parser = probability)]
+    threshold: f32,
+    /// Pictures that the GPU works on at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    batch: u32,
+    /// Print JSON: {"images": [{"image", "width", "height", "detections": [{"class", "class_id", "score", "bbox"}]}]}, a bbox
+    /// being [x_min, y_min, x_max, y_max] in pixels of the picture
+    #[arg(long)]
+    json: bool,
+    /// Write COCO result records to this file; a picture's image_id is its file name when that is a number, else its place, from 0
+    #[arg(long, value_name = "FILE")]
+    coco: Option<PathBuf>,
+    /// Write the pictures with boxes, class names and scores to this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| "want a number from 0 to 1".into())
+}
+
+#[derive(Serialize)]
+struct Report {
+    images: Vec<ImageReport>,
+}
+
+#[derive(Serialize)]
+struct ImageReport {
+    image: String,
+    width: usize,
+    height: usize,
+    detections: Vec<Found>,
+    #[serde(skip)]
+    coco: Vec<eval::Detection>,
+}
+
+#[derive(Serialize)]
+struct Found {
+    class: String,
+    class_id: usize,
+    score: f32,
+    /// `xyxy` in pixels of the picture, cut at its borders.
+    bbox: [f32; 4],
+}
+
+/// A picture that waits for its boxes.
+struct Photo {
+    sample: Sample,
+    /// The whole picture, when it is to be drawn on.
+    image: Option<RgbImage>,
+}
+
+impl Detect {
+    pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
+        let (paths, missing) = expand(&self.images)?;
+        let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
+        let model = self.model.load()?;
+        let gpu = device.open()?;
+        if model.random {
+            eprintln!("note: {} has random weights here: its boxes mean nothing", model.name);
+        }
+        let mut detector = model.detector(&gpu, Results::Answers)?;
+        let bar = progress(paths.len());
+        let (mut reports, mut failures) = (Vec::new(), missing);
+        let resize = self.resize.resize();
+        let prepare = |image| Photo { sample: Sample::new(&image, resize), image: drawings.is_some().then_some(image) };
+        let broken = for_each_batch(&paths, self.batch as usize, &bar, prepare, |pictures| {
+            let (done, failed) = self.work(&mut detector, pictures, drawings.as_deref(), &bar)?;
+            failures += failed;
+            reports.extend(done);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        failures += broken;
+        if let Some(path) = &self.coco {
+            let records: Vec<eval::Detection> = reports.iter().flat_map(|r: &ImageReport| r.coco.iter().copied()).collect();
+            eval::write_detections(path, &records)?;
+        }
+        if self.json {
+            print_json(&Report { images: reports })?;
+        }
+        Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Detects on one batch, draws, and prints the lines that people read; returns what was found and how many pictures failed.
+    fn work(
+        &self,
+        detector: &mut Detector,
+        mut pictures: Vec<Picture<Photo>>,
+        drawings: Option<&[PathBuf]>,
+        bar: &ProgressBar,
+    ) -> Result<(Vec<ImageReport>, usize)> {
+        let samples: Vec<Sample> = pictures.iter().map(|p| p.content.sample.clone()).collect();
+        let found = match Batch::new(&samples, None).and_then(|batch| detector.detect(&batch, self.threshold)) {
+            Ok(found) => found,
+            // These concern the batch, not the device: others may do better.
+            Err(error @ (Error::NotFinite(_) | Error::Config(_) | Error::OutOfMemory(_))) => {
+                let names: Vec<String> = pictures.iter().map(|p| p.path.display().to_string()).collect();
+                bar.suspend(|| eprintln!("error: {}: {error}", names.join(", ")));
+                return Ok((Vec::new(), names.len()));
+            }
+            Err(error) => return Err(error),
+        };
+        let config = detector.config();
+        let reports: Vec<ImageReport> = pictures.iter().zip(found).map(|(p, found)| ImageReport::new(config, p, found)).collect();
+        let mut failures = 0;
+        if let Some(drawings) = drawings {
+            let draw = |(picture, report): (&mut Picture<Photo>, &ImageReport)| picture.draw(report, &drawings[picture.index]);
+            let errors: Vec<Error> = pictures.par_iter_mut().zip(&reports).filter_map(|pair| draw(pair).err()).collect();
+            bar.suspend(|| errors.iter().for_each(|error| eprintln!("error: {error}")));
+            failures = errors.len();
+        }
+        if !self.json {
+            bar.suspend(|| reports.iter().try_for_each(print))?;
+        }
+        Ok((reports, failures))
+    }
+}
+
+impl Picture<Photo> {
+    fn draw(&mut self, report: &ImageReport, path: &Path) -> Result<()> {
+        let Some(image) = &mut self.content.image else { return Ok(()) };
+        let texts: Vec<String> = report.detections.iter().map(|d| format!("{} {:.2}", d.class, d.score)).collect();
+        let both = texts.iter().zip(&report.detections);
+        let labels: Vec<Label<'_>> = both.map(|(text, d)| Label { text, bbox: d.bbox, class_id: d.class_id }).collect();
+        draw::boxes(image, &labels);
+        image::write(path, image)
+    }
+
+    /// COCO's id: the file's name when that is a number, as in COCO itself, else the place among the pictures.
+    fn image_id(&self) -> i64 {
+        let number = self.path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        number.unwrap_or(self.index as i64)
+    }
+}
+
+impl ImageReport {
+    fn new(config: &ModelConfig, picture: &Picture<Photo>, found: Vec<Detection>) -> Self {
+        let size = picture.content.sample.original;
+        let report = |d: &Detection| {
+            let d = d.clamped(size);
+            Found { class: class_name(config, d.label), class_id: d.label, score: d.score, bbox: d.bbox }
+        };
+        // Uncut, as the reference implementation writes them.
+        let record = |d: &Detection| eval::Detection {
+            image_id: picture.image_id(),
+            category_id: d.label as i64,
+            bbox: xyxy_to_xywh(d.bbox.map(f64::from)),
+            score: d.score.into(),
+        };
+        Self {
+            image: picture.path.to_string_lossy().into_owned(),
+            width: size.width,
+            height: size.height,
+            detections: found.iter().map(report).collect(),
+            coco: found.iter().map(record).collect(),
+        }
+    }
+}
+
+impl fmt::Display for ImageReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, width, height, detections, .. } = self;
+        let objects = if detections.len() == 1 { "object" } else { "objects" };
+        writeln!(f, "{image}: {} {objects} on {width} × {height} pixels", detections.len())?;
+        for Found { class, score, bbox: [left, top, right, bottom], .. } in detections {
+            writeln!(f, "  {score:.3} {class:16} {left:7.1} {top:7.1} {right:7.1} {bottom:7.1}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where each picture's drawing goes: JPEG stays JPEG, all else becomes PNG, and equal names get a number.
+///
+/// # Errors
+/// [`Error::Usage`] when a drawing could overwrite a picture, [`Error::Io`] when the folder cannot be made.
+fn drawings(folder: &Path, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let real = folder.canonicalize().map_err(Error::io(folder))?;
+    let is_inside = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path.parent() == Some(&real));
+    if let Some(path) = paths.iter().find(|path| is_inside(path)) {
+        let what = format!("--out {} holds {}: choose another folder, so that no picture is overwritten", folder.display(), path.display());
+        return Err(Error::Usage(what));
+    }
+    let mut taken = HashSet::new();
+    let name = |path: &PathBuf| {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        let extension = if matches!(extension.as_str(), "jpg" | "jpeg") { "jpg" } else { "png" };
+        let mut name = format!("{stem}.{extension}");
+        for i in 2.. {
+            if taken.insert(name.clone()) {
+                break;
+            }
+            name = format!("{stem}-{i}.{extension}");
+        }
+        folder.join(name)
+    };
+    Ok(paths.iter().map(name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawings_do_not_collide_and_spare_the_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let paths = ["a/x.jpg", "b/x.jpeg", "c/x.webp", "d/x.jpg"].map(PathBuf::from);
+        let names = drawings(&out, &paths).unwrap();
+        assert_eq!(names, ["x.jpg", "x-2.jpg", "x.png", "x-3.jpg"].map(|n| out.join(n)));
+        let inside = out.join("photo.jpg");
+        std::fs::write(&inside, b"").unwrap();
+        assert!(matches!(drawings(&out, &[inside]), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn thresholds_are_probabilities() {
+        assert_eq!(probability("0.25"), Ok(0.25));
+        for wrong in ["-0.1", "1.5", "NaN", "many"] {
+            assert!(probability(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The model that a subcommand works with: weights from a file, or a published architecture with random weights.
+
+use clap::Args;
+use qdetr::data::labels;
+use qdetr::data::preprocess::Resize;
+use qdetr::gpu::Gpu;
+use qdetr::graph::Values;
+use qdetr::models::detector::{specs, wants};
+use qdetr::models::{BatchSize, Detector, ModelConfig, Results};
+use qdetr::nn::{Precision, initialize};
+use qdetr::weights::{self, Extras};
+use qdetr::{Error, Result};
+use std::path::PathBuf;
+
+/// Random weights are the same on every machine.
+const SEED: u64 = 0;
+
+/// Which model, and in what it computes.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// Weights: our .safetensors, a Hugging Face folder of a DETR, or an original DETR .pth
+    #[arg(long, value_name = "PATH", conflicts_with = "preset")]
+    model: Option<PathBuf>,
+    /// An architecture with random weights, which detects nothing but takes the same time and memory: detr-resnet18, 34, 50, 101
+    /// (each also with -dc5) or detr-mobilenet_v2
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// What to compute in
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub(crate) precision: Precision,
+}
+
+/// A model in host memory.
+pub(crate) struct Model {
+    /// Its file or preset.
+    pub(crate) name: String,
+    pub(crate) config: ModelConfig,
+    pub(crate) params: Values,
+    /// Whether the weights are random.
+    pub(crate) random: bool,
+    pub(crate) precision: Precision,
+}
+
+impl ModelArgs {
+    /// Reads or draws the weights.
+    pub(crate) fn load(&self) -> Result<Model> {
+        match (&self.model, &self.preset) {
+            (Some(path), _) => self.read(path.clone()),
+            (None, Some(preset)) => self.draw(preset),
+            (None, None) => {
+                let what = "no model: name its weights with --model PATH, or try an architecture with random ones, --preset detr-resnet50";
+                Err(Error::Usage(what.into()))
+            }
+        }
+    }
+
+    /// As [`ModelArgs::load`], with a preset for when neither is named.
+    pub(crate) fn load_or(&self, preset: &str) -> Result<Model> {
+        if self.model.is_none() && self.preset.is_none() { self.draw(preset) } else { self.load() }
+    }
+
+    fn read(&self, path: PathBuf) -> Result<Model> {
+        let checkpoint = weights::load(&path)?;
+        let Some(config) = checkpoint.config.clone() else {
+            return Err(Error::format(path, "holds a backbone without a transformer; want a whole detector"));
+        };
+        let params = weights::fit(checkpoint, &wants(&config)?, Extras::Refuse)?;
+        Ok(Model { name: path.display().to_string(), config, params, random: false, precision: self.precision })
+    }
+
+    fn draw(&self, preset: &str) -> Result<Model> {
+        let Some(backbone) = preset.strip_prefix("detr-") else {
+            return Err(Error::Usage(format!("unknown preset `{preset}`; presets are named detr-BACKBONE, such as detr-resnet50")));
+        };
+        let config = ModelConfig::detr(backbone).map_err(|e| Error::Usage(e.to_string()))?;
+        let params = initialize(&specs(&config)?, SEED);
+        Ok(Model { name: preset.to_owned(), config, params, random: true, precision: self.precision })
+    }
+}
+
+impl Model {
+    /// The model on a device.
+    pub(crate) fn detector(self, gpu: &Gpu, results: Results) -> Result<Detector> {
+        Detector::new(gpu, self.config, self.params, self.precision, results)
+    }
+}
+
+/// What a class is called: by the model's own list, or else, when it has COCO's 91 outputs, by COCO's.
+pub(crate) fn class_name(config: &ModelConfig, id: usize) -> String {
+    if config.class_names.is_empty() && config.classes == labels::coco91().len() {
+        return labels::name(labels::coco91(), id).into_owned();
+    }
+    config.class_name(id)
+}
+
+/// How pictures are scaled before the model sees them.
+#[derive(Args)]
+pub(crate) struct ResizeArgs {
+    /// Scale pictures until the shorter side has this many pixels …
+    #[arg(long, value_name = "PIXELS", default_value_t = 800, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    shorter: u32,
+    /// … or the longer one this many, whichever is smaller
+    #[arg(long, value_name = "PIXELS", default_value_t = 1333, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    longer: u32,
+}
+
+impl ResizeArgs {
+    pub(crate) fn resize(&self) -> Resize {
+        Resize { shorter: self.shorter as usize, longer: self.longer as usize }
+    }
+}
+
+/// A batch of pictures of one size.
+#[derive(Args)]
+pub(crate) struct SizeArgs {
+    /// Height and width of the pictures
+    #[arg(long, value_name = "HEIGHTxWIDTH", default_value = "800x1066", value_parser = extent)]
+    size: [usize; 2],
+    /// Pictures at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+}
+
+impl SizeArgs {
+    pub(crate) fn size(&self) -> BatchSize {
+        BatchSize { images: self.batch as usize, height: self.size[0], width: self.size[1] }
+    }
+}
+
+fn extent(text: &str) -> Result<[usize; 2], String> {
+    let side = |text: &str| text.parse().ok().filter(|n| (1..=1 << 16).contains(n));
+    let sides = text.split_once(['x', '×']).and_then(|(height, width)| Some([side(height)?, side(width)?]));
+    sides.ok_or_else(|| "want HEIGHTxWIDTH in pixels, such as 800x1066".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_height_by_width() {
+        assert_eq!(extent("800x1066"), Ok([800, 1066]));
+        for wrong in ["800", "0x5", "x", "-3x4", "99999999x1", "3x4x5"] {
+            assert!(extent(wrong).is_err(), "{wrong}");
+        }
+    }
+}
