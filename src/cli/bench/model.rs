@@ -57,14 +57,13 @@ struct Report {
     gflop: f64,
     memory: MemoryReport,
     peak_bytes: usize,
-    /// All that wgpu's allocator took from the driver, where it tells.
-    reserved_bytes: Option<u64>,
+    /// What wgpu's allocator gave to buffers, staging included, and what it took from the driver for that, where it tells.
+    allocated_bytes: Option<[u64; 2]>,
     prepare: Prepare,
     /// Encode, submit and wait.
     run_ms: Times,
     /// Encode and submit alone.
     host_ms: Times,
-    tflops: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Profile>,
 }
@@ -112,11 +111,10 @@ impl BenchModel {
             gflop,
             memory: plan.memory(),
             peak_bytes: plan.memory().total(),
-            reserved_bytes: gpu.device().generate_allocator_report().map(|r| r.total_reserved_bytes),
+            allocated_bytes: gpu.device().generate_allocator_report().map(|r| [r.total_allocated_bytes, r.total_reserved_bytes]),
             prepare: Prepare { open_s, weights_s, compile_s, first_run_s },
             run_ms,
             host_ms,
-            tflops: gflop / run_ms.median,
             profile: self.profile.then(|| profile::of(plan, self.top)).transpose()?,
         };
         if self.json {
@@ -182,12 +180,14 @@ impl fmt::Display for Report {
         writeln!(f, "gpu      {} ({}), {} tier", self.gpu, self.driver.trim(), self.tier)?;
         writeln!(f, "work     {:.1} GFLOP in {} dispatches", self.gflop, self.dispatches)?;
         let mb = |n: usize| bytes(n as u64);
-        let reserved = self.reserved_bytes.map_or(String::new(), |n| format!("; the allocator holds {}", bytes(n)));
-        writeln!(f, "memory   {} = weights {} + scratch {} + io {}{reserved}", mb(m.total()), mb(m.params), mb(m.scratch), mb(m.io))?;
+        writeln!(f, "memory   {} = weights {} + scratch {} + io {}", mb(m.total()), mb(m.params), mb(m.scratch), mb(m.io))?;
         writeln!(f, "         {:.2} times weights + the largest live set ({})", m.total() as f64 / (m.params + m.live) as f64, mb(m.live))?;
+        if let Some([allocated, reserved]) = self.allocated_bytes {
+            writeln!(f, "         {} in wgpu's buffers, {} taken from the driver", bytes(allocated), bytes(reserved))?;
+        }
         let Prepare { open_s, weights_s, compile_s, first_run_s } = p;
         writeln!(f, "prepare  open {open_s:.2} s, weights {weights_s:.2} s, compile {compile_s:.2} s, first run {first_run_s:.3} s")?;
-        writeln!(f, "run      {}, {:.2} TFLOP/s", self.run_ms, self.tflops)?;
+        writeln!(f, "run      {}, {:.1} GFLOP/s", self.run_ms, self.gflop / self.run_ms.median * 1e3)?;
         writeln!(f, "host     {} to encode and submit", self.host_ms)?;
         self.profile.iter().try_for_each(|profile| write!(f, "{profile}"))
     }

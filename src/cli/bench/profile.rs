@@ -71,13 +71,13 @@ impl fmt::Display for Profile {
         for op in &self.ops {
             let (flops, rate) = rates(op.operations, op.bytes, op.time_us);
             let share = 100.0 * op.time_us / self.total_us;
-            writeln!(f, "{:14} {:28} {:>5} {:>11.1} {share:>5.1}% {flops:>9.0} {rate:>8.1}", op.op, op.kernel, op.steps, op.time_us)?;
+            writeln!(f, "{:14} {:28} {:>5} {:>11.1} {share:>5.1}% {flops:>9.1} {rate:>8.1}", op.op, op.kernel, op.steps, op.time_us)?;
         }
         writeln!(f, "{:14} {:28} {:>5} {:>11.1}\n", "all", "", self.ops.iter().map(|op| op.steps).sum::<usize>(), self.total_us)?;
         writeln!(f, "{:14} {:28} {:>11} {:>9} {:>8}  where", "slowest steps", "result", "µs", "GFLOP/s", "GB/s")?;
         for step in &self.steps {
             let (flops, rate) = rates(step.operations, step.bytes, step.time_us);
-            writeln!(f, "{:14} {:28} {:>11.1} {flops:>9.0} {rate:>8.1}  {}", step.op, step.output, step.time_us, step.scope)?;
+            writeln!(f, "{:14} {:28} {:>11.1} {flops:>9.1} {rate:>8.1}  {}", step.op, step.output, step.time_us, step.scope)?;
         }
         Ok(())
     }
