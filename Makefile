@@ -21,7 +21,8 @@ demo: linker
 	@$(QDETR) info >/dev/null 2>&1 || $(DRIVER)
 	@$(QDETR) info
 	@$(QDETR) classify $(PHOTOS)
-	@$(QDETR) detect assets/images/locomotive.jpg --preset detr-resnet50 --shorter 320 --longer 480 --threshold 0.03 --out out/demo
+	@$(QDETR) detect assets/images/locomotive.jpg --preset detr-mobilenet_v2 --shorter 320 --longer 480 --threshold 0 --top 3 --out out/demo
+	@echo "drawn in out/demo"
 
 # All tests, on the best GPU there is; a software one will do.
 test: linker

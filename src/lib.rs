@@ -17,3 +17,8 @@ pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+/// The example in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

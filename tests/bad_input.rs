@@ -242,9 +242,8 @@ fn pictures_that_no_gpu_can_hold_are_refused_with_what_would_fit() {
 fn outputs_that_cannot_be_written_are_named() {
     let folder = folder();
     let nowhere = folder.path().join("no/such/folder/found.json").display().to_string();
-    let run = detect(&asset("images/bear.jpg"), &["--coco", &nowhere]);
-    assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.err.contains("found.json"), "{run:?}");
+    detect(&asset("images/bear.jpg"), &["--coco", &nowhere]).fails(2, &["found.json", "folder"]);
+    detect(&asset("images/bear.jpg"), &["--coco", &folder.path().display().to_string()]).fails(2, &["folder"]);
     let file = write(&folder, "file", b"").display().to_string();
     detect(&asset("images/bear.jpg"), &["--out", &file]).fails(1, &["file"]);
 }

@@ -57,6 +57,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
     run(args!["detect", asset("images/bear.jpg")]).fails(2, &["--model", "--preset"]);
     run(args!["detect", asset("images/bear.jpg"), "--preset", "yolo"]).fails(2, &["detr-resnet50"]);
     run(args!["detect", asset("images/bear.jpg"), "--preset", "detr-vgg"]).fails(2, &["resnet50", "mobilenet_v2"]);
+    run(args!["detect", asset("images/bear.jpg"), "--shorter", "900", "--longer", "800"]).fails(2, &["--longer 800"]);
     run(["check", "--filter", "no such op"]).fails(2, &["linear"]);
 }
 
@@ -204,6 +205,8 @@ fn detect_prints_lines_for_people_and_draws_only_when_asked() {
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
     let records: Vec<Value> = serde_json::from_str(&fs::read_to_string(&coco).expect("records")).expect("JSON");
     assert!(records.iter().all(|r| r["image_id"] == 139));
+    let top = run(detect(args![&photo, "--threshold", "0", "--top", "3"]));
+    assert_eq!(top.out.lines().count(), 1 + 3, "{top:?}");
     let inside = run(detect(args![&photo, "--out", folder.path()]));
     inside.fails(2, &["--out", "overwritten"]);
 }
@@ -253,7 +256,7 @@ fn bench_profiles_steps_where_the_gpu_has_timestamps() {
 }
 
 #[test]
-fn the_folder_of_samples_is_as_the_readme_says() {
+fn the_readme_begins_with_two_commands_and_names_every_subcommand() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a readme");
     for command in ["make demo", "make test"] {
         assert!(readme.contains(command), "{command}");

@@ -2,12 +2,15 @@
 //! trained.
 
 use super::DeviceArgs;
+use super::model::mobilenet;
 use super::output::{print, print_json, progress};
-use super::pictures::{expand, for_each_batch};
+use super::pictures::{Picture, drawings, expand, for_each_batch};
 use clap::Args;
 use qdetr::Result;
+use qdetr::data::image::{self, RgbImage};
 use qdetr::data::labels::imagenet1000;
 use qdetr::data::preprocess::{Batch, Sample, Size, imagenet_view};
+use qdetr::draw::{self, Label};
 use qdetr::models::Classifier;
 use qdetr::nn::Precision;
 use qdetr::weights::{self, Extras};
@@ -15,9 +18,6 @@ use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// torchvision's MobileNetV2; origin and licence are in `assets/models/README.md`.
-const WEIGHTS: &[u8] = include_bytes!("../../assets/models/mobilenet_v2_imagenet.safetensors");
 
 /// Arguments of `qdetr classify`.
 #[derive(Args)]
@@ -31,6 +31,9 @@ pub(crate) struct Classify {
     /// What to compute in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    /// Write the pictures with the best class to this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
     /// Print JSON: {"images": [{"image", "classes": [{"class", "class_id", "probability"}]}]}
     #[arg(long)]
     json: bool,
@@ -57,18 +60,24 @@ struct Class {
 impl Classify {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let (paths, mut failures) = expand(&self.images)?;
-        let checkpoint = weights::parse(WEIGHTS, Path::new("the built-in MobileNetV2"))?;
-        let params = weights::fit(checkpoint, &Classifier::wants(), Extras::Refuse)?;
+        let params = weights::fit(mobilenet()?, Classifier::wants(), Extras::Refuse)?;
         let mut classifier = Classifier::new(&device.open()?, params, self.precision)?;
+        let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         let (bar, mut images) = (progress(paths.len()), Vec::new());
-        let view = |image| Sample { original: Size::of(&image), image: imagenet_view(&image) };
+        let view = |image: RgbImage| {
+            let sample = Sample { original: Size::of(&image), image: imagenet_view(&image) };
+            (sample, image)
+        };
         failures += for_each_batch(&paths, 1, &bar, view, |pictures| {
-            for picture in pictures {
-                let batch = Batch::new(&[picture.content], None)?;
+            for Picture { index, path, content: (sample, image) } in pictures {
+                let batch = Batch::new(&[sample], None)?;
                 let best = classifier.best(&batch.pixels, self.top as usize)?.remove(0);
                 let class = |(id, probability)| Class { class: imagenet1000()[id], class_id: id, probability };
-                let classes = best.into_iter().map(class).collect();
-                images.push(ImageReport { image: picture.path.to_string_lossy().into_owned(), classes });
+                let report = ImageReport { image: path.to_string_lossy().into_owned(), classes: best.into_iter().map(class).collect() };
+                if let Some(drawings) = &drawings {
+                    report.draw(image, &drawings[index])?;
+                }
+                images.push(report);
             }
             Ok(())
         })?;
@@ -79,6 +88,16 @@ impl Classify {
             images.iter().try_for_each(print)?
         }
         Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl ImageReport {
+    /// The whole picture as one box of the best class.
+    fn draw(&self, mut picture: RgbImage, path: &Path) -> Result<()> {
+        let (bbox, best) = ([0.0, 0.0, picture.width() as f32, picture.height() as f32], &self.classes[0]);
+        let text = format!("{} {:.2}", best.class, best.probability);
+        draw::boxes(&mut picture, &[Label { text: &text, bbox, class_id: best.class_id }]);
+        image::write(path, &picture)
     }
 }
 

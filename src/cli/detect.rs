@@ -3,7 +3,7 @@
 use super::DeviceArgs;
 use super::model::{ModelArgs, ResizeArgs, class_name};
 use super::output::{print, print_json, progress};
-use super::pictures::{Picture, expand, for_each_batch};
+use super::pictures::{Picture, drawings, expand, for_each_batch};
 use clap::Args;
 use indicatif::ProgressBar;
 use qdetr::boxes::xyxy_to_xywh;
@@ -14,7 +14,6 @@ use qdetr::models::{Detection, Detector, ModelConfig, Results};
 use qdetr::{Error, Result, eval};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +31,9 @@ pub(crate) struct Detect {
     /// Report objects of at least this probability
     #[arg(long, default_value_t = 0.5, value_parser = probability)]
     threshold: f32,
+    /// Report at most so many objects of a picture, the most probable ones
+    #[arg(long, value_name = "N")]
+    top: Option<usize>,
     /// Pictures that the GPU works on at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
@@ -49,6 +51,16 @@ pub(crate) struct Detect {
 
 fn probability(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| "want a number from 0 to 1".into())
+}
+
+/// Tells before the work what would else be found out after it: there is no such folder.
+fn check_place(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() && !file.is_dir() {
+        return Ok(());
+    }
+    let what = if file.is_dir() { "is a folder; want a file" } else { "cannot be written: its folder does not exist" };
+    Err(Error::Usage(format!("{} {what}", file.display())))
 }
 
 #[derive(Serialize)]
@@ -85,16 +97,17 @@ struct Photo {
 impl Detect {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let (paths, missing) = expand(&self.images)?;
-        let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
+        let resize = self.resize.resize()?;
+        self.coco.as_deref().map(check_place).transpose()?;
         let model = self.model.load()?;
         let gpu = device.open()?;
-        if model.random {
-            eprintln!("note: {} has random weights here: its boxes mean nothing", model.name);
+        let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
+        if let Some(what) = model.random {
+            eprintln!("note: {}: {what}, the boxes mean nothing", model.name);
         }
         let mut detector = model.detector(&gpu, Results::Answers)?;
         let bar = progress(paths.len());
         let (mut reports, mut failures) = (Vec::new(), missing);
-        let resize = self.resize.resize();
         let prepare = |image| Photo { sample: Sample::new(&image, resize), image: drawings.is_some().then_some(image) };
         let broken = for_each_batch(&paths, self.batch as usize, &bar, prepare, |pictures| {
             let (done, failed) = self.work(&mut detector, pictures, drawings.as_deref(), &bar)?;
@@ -134,7 +147,11 @@ impl Detect {
             Err(error) => return Err(error),
         };
         let config = detector.config();
-        let reports: Vec<ImageReport> = pictures.iter().zip(found).map(|(p, found)| ImageReport::new(config, p, found)).collect();
+        let top = |mut found: Vec<Detection>| {
+            found.truncate(self.top.unwrap_or(usize::MAX));
+            found
+        };
+        let reports: Vec<ImageReport> = pictures.iter().zip(found).map(|(p, found)| ImageReport::new(config, p, &top(found))).collect();
         let mut failures = 0;
         if let Some(drawings) = drawings {
             let draw = |(picture, report): (&mut Picture<Photo>, &ImageReport)| picture.draw(report, &drawings[picture.index]);
@@ -167,7 +184,7 @@ impl Picture<Photo> {
 }
 
 impl ImageReport {
-    fn new(config: &ModelConfig, picture: &Picture<Photo>, found: Vec<Detection>) -> Self {
+    fn new(config: &ModelConfig, picture: &Picture<Photo>, found: &[Detection]) -> Self {
         let size = picture.content.sample.original;
         let report = |d: &Detection| {
             let d = d.clamped(size);
@@ -202,50 +219,9 @@ impl fmt::Display for ImageReport {
     }
 }
 
-/// Where each picture's drawing goes: JPEG stays JPEG, all else becomes PNG, and equal names get a number.
-///
-/// # Errors
-/// [`Error::Usage`] when a drawing could overwrite a picture, [`Error::Io`] when the folder cannot be made.
-fn drawings(folder: &Path, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let real = folder.canonicalize().map_err(Error::io(folder))?;
-    let is_inside = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path.parent() == Some(&real));
-    if let Some(path) = paths.iter().find(|path| is_inside(path)) {
-        let what = format!("--out {} holds {}: choose another folder, so that no picture is overwritten", folder.display(), path.display());
-        return Err(Error::Usage(what));
-    }
-    let mut taken = HashSet::new();
-    let name = |path: &PathBuf| {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let extension = if matches!(extension.as_str(), "jpg" | "jpeg") { "jpg" } else { "png" };
-        let mut name = format!("{stem}.{extension}");
-        for i in 2.. {
-            if taken.insert(name.clone()) {
-                break;
-            }
-            name = format!("{stem}-{i}.{extension}");
-        }
-        folder.join(name)
-    };
-    Ok(paths.iter().map(name).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn drawings_do_not_collide_and_spare_the_pictures() {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("out");
-        let paths = ["a/x.jpg", "b/x.jpeg", "c/x.webp", "d/x.jpg"].map(PathBuf::from);
-        let names = drawings(&out, &paths).unwrap();
-        assert_eq!(names, ["x.jpg", "x-2.jpg", "x.png", "x-3.jpg"].map(|n| out.join(n)));
-        let inside = out.join("photo.jpg");
-        std::fs::write(&inside, b"").unwrap();
-        assert!(matches!(drawings(&out, &[inside]), Err(Error::Usage(_))));
-    }
 
     #[test]
     fn thresholds_are_probabilities() {

@@ -5,12 +5,16 @@ use qdetr::data::labels;
 use qdetr::data::preprocess::Resize;
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
+use qdetr::models::config::Backbone;
 use qdetr::models::detector::{specs, wants};
 use qdetr::models::{BatchSize, Detector, ModelConfig, Results};
 use qdetr::nn::{Precision, initialize};
-use qdetr::weights::{self, Extras};
+use qdetr::weights::{self, Checkpoint, Extras};
 use qdetr::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// torchvision's MobileNetV2, trained on ImageNet; origin and licence are in `assets/models/README.md`.
+const MOBILENET: &[u8] = include_bytes!("../../assets/models/mobilenet_v2_imagenet.safetensors");
 
 /// Random weights are the same on every machine.
 const SEED: u64 = 0;
@@ -21,8 +25,8 @@ pub(crate) struct ModelArgs {
     /// Weights: our .safetensors, a Hugging Face folder of a DETR, or an original DETR .pth
     #[arg(long, value_name = "PATH", conflicts_with = "preset")]
     model: Option<PathBuf>,
-    /// An architecture with random weights, which detects nothing but takes the same time and memory: detr-resnet18, 34, 50, 101
-    /// (each also with -dc5) or detr-mobilenet_v2
+    /// An untrained architecture, which finds nothing but takes the same time and memory: detr-resnet18, 34, 50, 101 (each also
+    /// with -dc5), or detr-mobilenet_v2, whose backbone is trained
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// What to compute in
@@ -36,8 +40,8 @@ pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) config: ModelConfig,
     pub(crate) params: Values,
-    /// Whether the weights are random.
-    pub(crate) random: bool,
+    /// What of it is random, if anything.
+    pub(crate) random: Option<&'static str>,
     pub(crate) precision: Precision,
 }
 
@@ -48,7 +52,7 @@ impl ModelArgs {
             (Some(path), _) => self.read(path.clone()),
             (None, Some(preset)) => self.draw(preset),
             (None, None) => {
-                let what = "no model: name its weights with --model PATH, or try an architecture with random ones, --preset detr-resnet50";
+                let what = "no model: name its weights with --model PATH, or try an untrained one, --preset detr-resnet50";
                 Err(Error::Usage(what.into()))
             }
         }
@@ -64,8 +68,8 @@ impl ModelArgs {
         let Some(config) = checkpoint.config.clone() else {
             return Err(Error::format(path, "holds a backbone without a transformer; want a whole detector"));
         };
-        let params = weights::fit(checkpoint, &wants(&config)?, Extras::Refuse)?;
-        Ok(Model { name: path.display().to_string(), config, params, random: false, precision: self.precision })
+        let params = weights::fit(checkpoint, wants(&config)?, Extras::Refuse)?;
+        Ok(Model { name: path.display().to_string(), config, params, random: None, precision: self.precision })
     }
 
     fn draw(&self, preset: &str) -> Result<Model> {
@@ -73,9 +77,21 @@ impl ModelArgs {
             return Err(Error::Usage(format!("unknown preset `{preset}`; presets are named detr-BACKBONE, such as detr-resnet50")));
         };
         let config = ModelConfig::detr(backbone).map_err(|e| Error::Usage(e.to_string()))?;
-        let params = initialize(&specs(&config)?, SEED);
-        Ok(Model { name: preset.to_owned(), config, params, random: true, precision: self.precision })
+        let mut params = initialize(&specs(&config)?, SEED);
+        let trained_backbone = matches!(config.backbone, Backbone::MobilenetV2(_));
+        if trained_backbone {
+            let mut backbone = wants(&config)?;
+            backbone.retain(|(name, _)| name.starts_with("backbone."));
+            params.extend(weights::fit(mobilenet()?, backbone, Extras::Ignore)?);
+        }
+        let random = Some(if trained_backbone { "its transformer is untrained" } else { "its weights are random" });
+        Ok(Model { name: preset.to_owned(), config, params, random, precision: self.precision })
     }
+}
+
+/// The ImageNet classifier that this program brings along.
+pub(crate) fn mobilenet() -> Result<Checkpoint> {
+    weights::parse(MOBILENET, Path::new("the built-in MobileNetV2"))
 }
 
 impl Model {
@@ -105,8 +121,11 @@ pub(crate) struct ResizeArgs {
 }
 
 impl ResizeArgs {
-    pub(crate) fn resize(&self) -> Resize {
-        Resize { shorter: self.shorter as usize, longer: self.longer as usize }
+    pub(crate) fn resize(&self) -> Result<Resize> {
+        if self.longer < self.shorter {
+            return Err(Error::Usage(format!("--longer {} is less than --shorter {}", self.longer, self.shorter)));
+        }
+        Ok(Resize { shorter: self.shorter as usize, longer: self.longer as usize })
     }
 }
 

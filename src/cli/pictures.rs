@@ -4,7 +4,8 @@ use indicatif::ProgressBar;
 use qdetr::data::image::{self, RgbImage};
 use qdetr::{Error, Result};
 use rayon::prelude::*;
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 /// Batches that are read while the GPU works on one.
@@ -83,5 +84,51 @@ fn read_all<T: Send>(paths: &[PathBuf], batch: usize, prepare: &(impl Fn(RgbImag
         if send.send(batch).is_err() {
             return;
         }
+    }
+}
+
+/// Where each picture's drawing goes: JPEG stays JPEG, all else becomes PNG, and equal names get a number.
+///
+/// # Errors
+/// [`Error::Usage`] when a drawing could overwrite a picture, [`Error::Io`] when the folder cannot be made.
+pub(crate) fn drawings(folder: &Path, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let real = folder.canonicalize().map_err(Error::io(folder))?;
+    let is_inside = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path.parent() == Some(&real));
+    if let Some(path) = paths.iter().find(|path| is_inside(path)) {
+        let what = format!("--out {} holds {}: choose another folder, so that no picture is overwritten", folder.display(), path.display());
+        return Err(Error::Usage(what));
+    }
+    let mut taken = HashSet::new();
+    let name = |path: &PathBuf| {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        let extension = if matches!(extension.as_str(), "jpg" | "jpeg") { "jpg" } else { "png" };
+        let mut name = format!("{stem}.{extension}");
+        for i in 2.. {
+            if taken.insert(name.clone()) {
+                break;
+            }
+            name = format!("{stem}-{i}.{extension}");
+        }
+        folder.join(name)
+    };
+    Ok(paths.iter().map(name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawings_do_not_collide_and_spare_the_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let paths = ["a/x.jpg", "b/x.jpeg", "c/x.webp", "d/x.jpg"].map(PathBuf::from);
+        let names = drawings(&out, &paths).unwrap();
+        assert_eq!(names, ["x.jpg", "x-2.jpg", "x.png", "x-3.jpg"].map(|n| out.join(n)));
+        let inside = out.join("photo.jpg");
+        std::fs::write(&inside, b"").unwrap();
+        assert!(matches!(drawings(&out, &[inside]), Err(Error::Usage(_))));
     }
 }

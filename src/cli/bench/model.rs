@@ -45,7 +45,8 @@ pub(crate) struct BenchModel {
 #[derive(Serialize)]
 struct Report {
     model: String,
-    random_weights: bool,
+    /// What of the model is random, if anything.
+    random: Option<&'static str>,
     precision: Precision,
     images: usize,
     height: usize,
@@ -83,7 +84,7 @@ impl BenchModel {
         let gpu = device.open()?;
         let open_s = clock.lap();
         let model = self.model.load_or("detr-resnet50")?;
-        let (name, random_weights, precision) = (model.name.clone(), model.random, model.precision);
+        let (name, random, precision) = (model.name.clone(), model.random, model.precision);
         let mut detector = model.detector(&gpu, Results::Answers)?;
         let weights_s = clock.lap();
         let size = self.size.size();
@@ -99,7 +100,7 @@ impl BenchModel {
         let gflop = operations(plan) as f64 / 1e9;
         let report = Report {
             model: name,
-            random_weights,
+            random,
             precision,
             images: size.images,
             height: size.height,
@@ -175,7 +176,7 @@ fn operations(plan: &Plan) -> u64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { images, height, width, memory: m, prepare: p, .. } = self;
-        let random = if self.random_weights { " (random weights)" } else { "" };
+        let random = self.random.map_or(String::new(), |what| format!(" ({what})"));
         writeln!(f, "{}{random}, {}, {images} × {height} × {width}", self.model, self.precision.dtype())?;
         writeln!(f, "gpu      {} ({}), {} tier", self.gpu, self.driver.trim(), self.tier)?;
         writeln!(f, "work     {:.1} GFLOP in {} dispatches", self.gflop, self.dispatches)?;
