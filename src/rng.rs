@@ -27,7 +27,7 @@ impl HashedUniform {
 }
 
 /// A 32-bit finalizer: every input bit changes every output bit with a probability near one half.
-fn mix(mut x: u32) -> u32 {
+pub(crate) fn mix(mut x: u32) -> u32 {
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);
     x ^= x >> 15;

@@ -149,6 +149,12 @@ impl Words {
         Self(values.as_ref().iter().map(word).collect())
     }
 
+    /// Appends a `u32` member that may be any of its values.
+    pub fn word(mut self, value: u32) -> Self {
+        self.0.push(value);
+        self
+    }
+
     /// Appends an `f32` member.
     pub fn float(mut self, value: f32) -> Self {
         self.0.push(value.to_bits());

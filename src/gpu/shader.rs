@@ -32,8 +32,14 @@ macro_rules! wgsl {
 }
 
 /// The files that others import.
-pub const COMMON: &[Source] =
-    &[wgsl!("common/index.wgsl"), wgsl!("common/epilogue.wgsl"), wgsl!("common/reduce.wgsl"), wgsl!("common/transposed.wgsl")];
+pub const COMMON: &[Source] = &[
+    wgsl!("common/index.wgsl"),
+    wgsl!("common/dropout.wgsl"),
+    wgsl!("common/epilogue.wgsl"),
+    wgsl!("common/gaussian.wgsl"),
+    wgsl!("common/reduce.wgsl"),
+    wgsl!("common/transposed.wgsl"),
+];
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

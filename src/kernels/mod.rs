@@ -5,18 +5,23 @@
 
 pub mod attention;
 pub mod binary;
+pub mod concat;
 pub mod conv;
 pub mod conv_gradient;
 pub mod depthwise;
 pub mod depthwise_backward;
+pub mod dropout;
 pub mod epilogue;
 mod gemm;
+mod head_product;
+pub mod heads;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod matmul;
 pub mod pool;
 pub mod position;
+pub mod prior;
 pub mod reduce;
 mod rows;
 pub mod scale_shift;
@@ -31,15 +36,19 @@ use crate::graph::check::Family;
 pub const TABLE: &[Family] = &[
     Family { name: "attention", cases: attention::cases },
     Family { name: "binary", cases: binary::cases },
+    Family { name: "concat", cases: concat::cases },
     Family { name: "conv", cases: conv::cases },
     Family { name: "conv_gradient", cases: conv_gradient::cases },
     Family { name: "depthwise", cases: depthwise::cases },
+    Family { name: "dropout", cases: dropout::cases },
+    Family { name: "heads", cases: heads::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
     Family { name: "loss", cases: loss::cases },
     Family { name: "matmul", cases: matmul::cases },
     Family { name: "pool", cases: pool::cases },
     Family { name: "position", cases: position::cases },
+    Family { name: "prior", cases: prior::cases },
     Family { name: "reduce", cases: reduce::cases },
     Family { name: "scale_shift", cases: scale_shift::cases },
     Family { name: "softmax", cases: softmax::cases },

@@ -1,0 +1,16 @@
+@group(0) @binding(1) var<storage, read> left: array<element_left>;
+
+// Up to four neighbouring elements, and zeros behind the `valid` ones; there is at least one.
+fn read_left(at: u32, valid: u32) -> vec4<f32> {
+    var v = vec4<f32>(f32(left[at]), 0.0, 0.0, 0.0);
+    if valid > 1u {
+        v.y = f32(left[at + 1u]);
+    }
+    if valid > 2u {
+        v.z = f32(left[at + 2u]);
+    }
+    if valid > 3u {
+        v.w = f32(left[at + 3u]);
+    }
+    return v;
+}

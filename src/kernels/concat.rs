@@ -1,0 +1,226 @@
+//! Tensors one behind the other along the first dimension, and parts of one.
+//!
+//! Shapes: inputs `[A, ..]`, `[B, ..]`, … alike but for the first dimension, y `[A + B + …, ..]`; a slice is `[rows, ..]`. All of one
+//! float type. The gradient of each is made of the other.
+
+use super::rows::width_of;
+use crate::gpu::{Capabilities, Dispatch, Words};
+use crate::graph::check::{Case, noise};
+use crate::graph::{Graph, Io, Op, Var, ids};
+use crate::tensor::compare::Tolerance;
+use crate::tensor::{Host, Shape, TensorType};
+use crate::wgsl;
+use std::ops::Range;
+
+const GROUP: usize = 256;
+/// Inputs of one node: with the output they are all the buffers that WebGPU promises a shader.
+const MOST: usize = 7;
+
+/// All inputs, one behind the other: 1 to 7 of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Concat;
+
+/// Rows `first .. first + rows` of the first dimension.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// The first of them.
+    pub first: usize,
+    /// How many.
+    pub rows: usize,
+}
+
+/// A shape with another first dimension.
+#[track_caller]
+fn with_rows(shape: Shape, rows: usize) -> Shape {
+    let mut dims = shape.dims().to_vec();
+    dims[0] = rows;
+    Shape::new(dims)
+}
+
+/// Ranges of elements of several tensors, in their order.
+fn joined<'a>(parts: impl IntoIterator<Item = (&'a Host, Range<usize>)>, ty: TensorType) -> Host {
+    let elements = parts.into_iter().flat_map(|(part, range)| part.to_f32()[range].to_vec());
+    Host::from_f32(ty, elements.collect())
+}
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        assert!((1..=MOST).contains(&inputs.len()), "concat: wants 1 to {MOST} inputs, found {}", inputs.len());
+        let same =
+            |ty: &TensorType| ty.dtype.is_float() && ty.dtype == inputs[0].dtype && ty.shape.dims()[1..] == inputs[0].shape.dims()[1..];
+        assert!(inputs.iter().all(same), "concat: wants floats alike but for the first dimension, found {}", ids(inputs));
+        let rows = inputs.iter().map(|ty| ty.shape.dims()[0]).sum();
+        vec![TensorType { shape: with_rows(inputs[0].shape, rows), ..inputs[0] }]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        vec![joined(inputs.iter().map(|h| (*h, 0..h.shape().len())), outputs[0])]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        let row = inputs[0].shape.len() / inputs[0].shape.dims()[0];
+        let kernel = |width: usize| {
+            let mut end = 0;
+            let mut ends: Vec<usize> = inputs
+                .iter()
+                .map(|ty| {
+                    end += ty.shape.len() / width;
+                    end
+                })
+                .collect();
+            ends.resize(MOST, end);
+            let bindings: Vec<usize> = (0..MOST).map(|i| if i < inputs.len() { i } else { 0 }).collect();
+            Dispatch::new(wgsl!("concat/concat.wgsl"), MOST)
+                .wide("wide", inputs[0].dtype, width)
+                .constant("GROUP", GROUP)
+                .bind(bindings)
+                .params(Words::of(ends))
+                .over_items(outputs[0].shape.len() / width, GROUP)
+        };
+        width_of(row).map(kernel).collect()
+    }
+
+    fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        let Some(d_y) = d_outputs[0] else { return vec![None; io.inputs.len()] };
+        let mut first = 0;
+        let of_input = |(&input, &wanted): (&Var, &bool)| {
+            let rows = graph.shape(input).dims()[0];
+            first += rows;
+            wanted.then(|| slice(graph, d_y, first - rows, rows))
+        };
+        io.inputs.iter().zip(wanted).map(of_input).collect()
+    }
+}
+
+impl Op for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let [x] = inputs else { panic!("slice: wants one input, found {}", ids(inputs)) };
+        let inside = x.dtype.is_float() && self.rows > 0 && self.first + self.rows <= x.shape.dims()[0];
+        assert!(inside, "slice: {x} has no rows {} .. {} of floats", self.first, self.first + self.rows);
+        vec![TensorType { shape: with_rows(x.shape, self.rows), ..*x }]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let row = inputs[0].shape().len() / inputs[0].shape().dims()[0];
+        vec![joined([(inputs[0], self.first * row..(self.first + self.rows) * row)], outputs[0])]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        let row = inputs[0].shape.len() / inputs[0].shape.dims()[0];
+        let kernel = |width: usize| {
+            let n = outputs[0].shape.len() / width;
+            Dispatch::new(wgsl!("concat/slice.wgsl"), 1)
+                .wide("wide", inputs[0].dtype, width)
+                .constant("GROUP", GROUP)
+                .params(Words::of([n, self.first * row / width]))
+                .over_items(n, GROUP)
+        };
+        width_of(row).map(kernel).collect()
+    }
+
+    fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
+        let Some(d_y) = d_outputs[0] else { return vec![None] };
+        let x = graph.ty(io.inputs[0]);
+        let mut zeros = |rows: usize| {
+            let ty = |rows| TensorType { shape: with_rows(x.shape, rows), ..x };
+            (rows > 0).then(|| graph.constant(Host::zeros(ty(rows))))
+        };
+        let before = zeros(self.first);
+        let behind = zeros(x.shape.dims()[0] - self.first - self.rows);
+        let parts: Vec<Var> = before.into_iter().chain([d_y]).chain(behind).collect();
+        vec![Some(concat(graph, &parts))]
+    }
+}
+
+/// The inputs one behind the other along the first dimension. One input is no node; more than seven are several.
+///
+/// # Panics
+/// When there is none, or they differ in more than the first dimension.
+#[track_caller]
+pub fn concat(g: &mut Graph, parts: &[Var]) -> Var {
+    match parts {
+        [] => panic!("concat: nothing to join"),
+        [part] => *part,
+        _ if parts.len() <= MOST => g.apply(Concat, parts),
+        _ => {
+            let joined: Vec<Var> = parts.chunks(MOST).map(|parts| concat(g, parts)).collect();
+            concat(g, &joined)
+        }
+    }
+}
+
+/// Rows `first .. first + rows` of the first dimension of x; no node for all of them.
+#[track_caller]
+pub fn slice(g: &mut Graph, x: Var, first: usize, rows: usize) -> Var {
+    if first == 0 && g.shape(x).dims()[0] == rows { x } else { g.apply(Slice { first, rows }, &[x]) }
+}
+
+/// Cases of the op table: the first dimensions, then the others.
+pub fn cases() -> Vec<Case> {
+    let shapes: [(&[usize], &[usize]); 9] = [
+        (&[1], &[]),
+        (&[1, 1], &[]),
+        (&[3, 1, 2], &[5]),
+        (&[1, 2, 3, 4, 5, 6, 7], &[3, 7]),
+        (&[2; 6], &[100, 16]),
+        (&[5, 4], &[1, 1, 1]),
+        (&[1, 257], &[4]),
+        (&[13, 1, 1, 1, 11], &[2, 2, 12]),
+        (&[65_535 * 128, 65_535 * 128 + 300], &[]),
+    ];
+    let mut cases = Vec::new();
+    for (i, (rows, rest)) in shapes.into_iter().enumerate() {
+        let tensor = |(j, &rows): (usize, &usize)| noise([&[rows], rest].concat(), (10 * i + j) as u64);
+        let inputs: Vec<Host> = rows.iter().enumerate().map(tensor).collect();
+        let total: usize = rows.iter().sum();
+        let slices = [(0, rows[0]), (total - rows[0], rows[0]), (total / 3, total.div_ceil(2))];
+        let whole = Concat.reference(&inputs.iter().collect::<Vec<_>>(), &Concat.outputs(&inputs.iter().map(Host::ty).collect::<Vec<_>>()));
+        let slice = |(first, rows)| Case::new(Slice { first, rows }, whole.clone(), Tolerance::EXACT);
+        let mut all = vec![Case::new(Concat, inputs, Tolerance::EXACT)];
+        all.extend(slices.map(slice));
+        if total < 1000 {
+            all.extend(all.clone().iter().map(|case| case.in_f16(Tolerance::EXACT)));
+        }
+        cases.extend(all);
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Values, interpret};
+
+    #[test]
+    fn more_parts_than_a_shader_can_read_are_joined_in_steps() {
+        let mut g = Graph::new();
+        let parts: Vec<Var> = (0..17).map(|i| g.constant(Host::f32([1, 2], vec![i as f32, 0.5]))).collect();
+        let y = concat(&mut g, &parts);
+        g.output("y", y);
+        assert_eq!(g.nodes().len(), 4);
+        let y = &interpret(&g, &Values::new(), &Values::new())["y"];
+        assert_eq!(y.shape().dims(), [17, 2]);
+        assert!(y.to_f32().chunks(2).enumerate().all(|(i, row)| row == [i as f32, 0.5]));
+    }
+
+    #[test]
+    fn everything_is_no_node() {
+        let mut g = Graph::new();
+        let x = g.input("x", TensorType::f32([3, 2]));
+        assert_eq!((concat(&mut g, &[x]), slice(&mut g, x, 0, 3)), (x, x));
+    }
+
+    #[test]
+    #[should_panic(expected = "alike but for the first dimension")]
+    fn other_columns_are_refused() {
+        Concat.outputs(&[TensorType::f32([2, 3]), TensorType::f32([2, 4])]);
+    }
+}
