@@ -130,7 +130,13 @@ fn main(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) grou
     }
     let share = exp2(top - all_top) / all_total;
     for (var c = 0u; c < DEPTH; c++) {
-        weighted[local] = sum[c] * share;
+        // A loop with barriers is not unrolled, and an array that is indexed at run time lives in memory instead of registers:
+        // so the element is picked by comparing.
+        var piece_of_sum = vec4<f32>();
+        for (var i = 0u; i < DEPTH; i++) {
+            piece_of_sum = select(piece_of_sum, sum[i], i == c);
+        }
+        weighted[local] = piece_of_sum * share;
         workgroupBarrier();
         // The splits take turns at joining, so that the work of writing is spread.
         if split == c % SPLITS && query < p.queries {
