@@ -1,4 +1,62 @@
-//! Low-bit detection transformers on any GPU.
+//! Low-bit detection transformers on any GPU, in Rust and WGSL.
+//!
+//! # The one idea
+//!
+//! Build a graph once, derive its backward, rewrite it, compile it to a flat plan, replay the plan:
+//!
+//! ```text
+//! model code ──> Graph ──backward──> Graph ──fold, fuse──> Graph ──Plan::compile──> Plan ──run──> outputs
+//!                (ops, shapes)                (rewrites)          (buffers, pipelines, bind groups)
+//! ```
+//!
+//! Inside a run nothing is allocated, compiled or looked up, and shapes never depend on data. The same graph runs on the CPU
+//! through each op's twin ([`graph::interpret`]), which is the oracle of every test.
+//!
+//! # The rooms
+//!
+//! | module | what it knows |
+//! | --- | --- |
+//! | [`tensor`] | values without a device: shapes, element types, host tensors, the one place that compares numbers |
+//! | [`gpu`] | all that speaks wgpu and knows nothing of networks: device choice, capabilities, shader composition, pipelines |
+//! | [`graph`] | the graph, the op contract, the reverse walk, folding and fusing, the memory plan, plans, the checkers |
+//! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
+//! | [`nn`] | layers: scoped parameters with PyTorch's names, and their initialization |
+//! | [`models`] | what reads like the papers: backbones, transformer, DETR, postprocessing, the detector that runs them |
+//! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own |
+//! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
+//! | [`train`] | matching, criterion and what else a training step needs |
+//! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
+//! | [`draw`] | boxes and labels on pictures |
+//!
+//! The command (`src/main.rs`, `src/cli/`) is a user of this library: one file a subcommand.
+//!
+//! # One detection, through the rooms
+//!
+//! [`data::image::read`] gives an upright RGB picture; [`data::preprocess`] resizes it as Pillow does, normalizes it and pads a
+//! batch with its mask. [`models::Detector`] builds the DETR graph for that size with [`nn`], folds what depends on
+//! parameters alone, fuses biases, norms, skip connections and activations into the products before them, compiles the
+//! [`graph::Plan`] and keeps it. A run writes the batch, submits all kernel launches in one compute pass and reads back only
+//! logits and boxes, which [`models::postprocess`] turns into detections in the pixels of the original picture.
+//!
+//! # Conventions
+//!
+//! - Channels last: activations `[B, H, W, C]` and `[B, L, C]`, linear weights `[out, in]`, convolution weights
+//!   `[out, kh, kw, in / groups]`. PyTorch's layouts exist only inside [`weights`].
+//! - Tensors are contiguous, of rank 1 to 4, in `f32`, `f16` or `u32`. A reshape is free; nothing has strides.
+//! - One node is one kernel launch. What a gradient needs of the forward is one of its outputs. `d_x` is the gradient of `x`.
+//! - Every reduction has a fixed order: results repeat to the bit on one device.
+//! - Masks are large finite negatives; nothing relies on NaN or infinity in a shader.
+//! - A programmer's mistake panics while a graph is built; a user's mistake is an [`Error`] that says what to do.
+//!
+//! # Adding an op
+//!
+//! The WGSL in `shaders/`, the Rust file in `src/kernels/` (see [`graph::Op`]), one line in [`kernels::TABLE`]. The kernel tests,
+//! gradient checks, shader audit and `qdetr check` enumerate that table.
+//!
+//! # Where it has run
+//!
+//! Vulkan only: Mesa's lavapipe in CI, NVIDIA on Linux for speed. For DX12 and Metal every shader is translated by naga and checked as far
+//! as that goes (`tests/shaders.rs`); none has been executed there.
 
 pub mod boxes;
 pub mod data;

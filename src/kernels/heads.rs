@@ -6,7 +6,7 @@
 //!
 //! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, map `[B, h, N, S]`. The gradients are ops of the same family. Both can drop
 //! elements of the map ([`Dropout`], with the seed as a third input): attention's dropout costs no pass over memory and
-//! nothing stored. Scores can have SMCA's Gaussian [`prior`](super::prior) added: inputs 2 and 3 are then the centres and
+//! nothing stored. Scores can have SMCA's Gaussian [`super::prior`] added: inputs 2 and 3 are then the centres and
 //! inverse widths, f32 `[B, N, h, 2]`, and the S keys are the cells of a grid, row by row.
 
 use super::dropout::{Dropout, seed_type};
