@@ -100,7 +100,7 @@ impl Detect {
         let resize = self.resize.resize()?;
         self.coco.as_deref().map(check_place).transpose()?;
         let model = self.model.load()?;
-        let gpu = device.open()?;
+        let gpu = device.open_for(self.model.precision)?;
         let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         if let Some(what) = model.random {
             eprintln!("note: {}: {what}, the boxes mean nothing", model.name);

@@ -18,8 +18,9 @@ mod trace;
 
 use clap::{Args, Parser, Subcommand};
 use output::is_closed_pipe;
-use qdetr::Result;
 use qdetr::gpu::{Gpu, Options, Select, Tier};
+use qdetr::nn::Precision;
+use qdetr::{Result, kernels};
 use std::process::ExitCode;
 
 /// Detection transformers on any GPU: Vulkan, Metal or DX12.
@@ -76,6 +77,19 @@ impl DeviceArgs {
     pub(crate) fn open(&self) -> Result<Gpu> {
         let webgpu_only = std::env::var_os("QDETR_STRICT_WEBGPU").is_some();
         Gpu::open(&Options { select: self.select(), tier: self.tier, webgpu_only, ..Options::default() })
+    }
+
+    /// Opens the GPU for a model. Without a `--tier`, kernels that need extensions prove themselves first; where the driver
+    /// computes them wrongly, the tier below is used, with a warning.
+    pub(crate) fn open_for(&self, precision: Precision) -> Result<Gpu> {
+        let gpu = self.open()?;
+        // Only f16 uses them so far.
+        if self.tier.is_some() || precision == Precision::F32 {
+            return Ok(gpu);
+        }
+        let Some(wrong) = kernels::prove(&gpu)? else { return Ok(gpu) };
+        eprintln!("warning: this driver computes cooperative matrices wrongly, going on without them ({wrong})");
+        Gpu::open(&Options { select: self.select(), tier: Some(Tier::Packed), ..Options::default() })
     }
 }
 

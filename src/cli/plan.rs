@@ -19,7 +19,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
-        let mut detector = self.model.load()?.detector(&device.open()?, Results::Answers)?;
+        let mut detector = self.model.load()?.detector(&device.open_for(self.model.precision)?, Results::Answers)?;
         print(detector.plan(self.size.size())?)?;
         Ok(ExitCode::SUCCESS)
     }

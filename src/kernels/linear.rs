@@ -144,6 +144,11 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// A small case that the kernel for cooperative matrices takes, more than a tile in each direction.
+pub(crate) fn matrix_case() -> Case {
+    half(&case([65, 72, 68], Epilogue::bias(true)), 72)
+}
+
 fn case([m, k, n]: [usize; 3], epilogue: Epilogue) -> Case {
     let mut inputs = vec![noise([m, k], 1), noise([n, k], 2)];
     inputs.extend(epilogue_inputs(epilogue, &[m, n]));

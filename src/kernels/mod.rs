@@ -30,7 +30,9 @@ pub mod unary;
 
 pub use gemm::Layout;
 
-use crate::graph::check::Family;
+use crate::gpu::{Gpu, Tier};
+use crate::graph::check::{Family, check_case};
+use crate::{Error, Result};
 
 /// Every family.
 pub const TABLE: &[Family] = &[
@@ -54,3 +56,23 @@ pub const TABLE: &[Family] = &[
     Family { name: "softmax", cases: softmax::cases },
     Family { name: "unary", cases: unary::cases },
 ];
+
+/// Whether the kernels that need extensions compute correctly on this device: a tiny case through each of them. Drivers have
+/// listed cooperative matrices that they then computed wrongly. `None` when all is well, otherwise what is wrong.
+///
+/// # Errors
+/// A failure of the device other than a refused shader.
+pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
+    if !gpu.capabilities().allows(Tier::Matrix) {
+        return Ok(None);
+    }
+    let case = linear::matrix_case();
+    match check_case(gpu, &case) {
+        Ok(outcomes) => {
+            let wrong = outcomes.into_iter().find_map(|o| o.result.err().map(|what| format!("{}: {what}", o.kernel)));
+            Ok(wrong)
+        }
+        Err(Error::Driver(what)) => Ok(Some(what)),
+        Err(error) => Err(error),
+    }
+}

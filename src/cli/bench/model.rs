@@ -81,7 +81,7 @@ struct Prepare {
 impl BenchModel {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let mut clock = Clock(Instant::now());
-        let gpu = device.open()?;
+        let gpu = device.open_for(self.model.precision)?;
         let open_s = clock.lap();
         let model = self.model.load_or("detr-resnet50")?;
         let (name, random, precision) = (model.name.clone(), model.random, model.precision);
