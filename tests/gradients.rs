@@ -45,10 +45,14 @@ const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2
 
 /// Ops without a gradient, and why.
 const WITHOUT: &[(&str, &str)] = &[
+    ("accumulate", "optimizer"),
+    ("adamw", "optimizer"),
     ("attention", "for inference; training materializes the attention map"),
+    ("average", "optimizer"),
     ("box_loss_backward", "backward"),
     ("conv_image_gradient", "backward"),
     ("conv_weight_gradient", "backward"),
+    ("control", "optimizer"),
     ("cross_entropy_backward", "backward"),
     ("depthwise_input_gradient", "backward"),
     ("depthwise_weight_gradient", "backward"),
@@ -61,6 +65,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("prior_backward", "backward"),
     ("sine_position", "of integers"),
     ("softmax_backward", "backward"),
+    ("square_sums", "optimizer"),
     ("unary_backward", "backward"),
 ];
 

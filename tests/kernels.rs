@@ -56,6 +56,7 @@ families!(
     linear,
     loss,
     matmul,
+    optim,
     pool,
     position,
     prior,
