@@ -15,6 +15,7 @@ mod output;
 mod pictures;
 mod plan;
 mod trace;
+mod train;
 
 use clap::{Args, Parser, Subcommand};
 use output::is_closed_pipe;
@@ -43,6 +44,8 @@ enum Command {
     Info(info::Info),
     /// Does this GPU compute correctly? Runs every kernel against its CPU twin
     Check(check::Check),
+    /// Train a detector on annotated pictures
+    Train(train::Train),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory
@@ -134,6 +137,7 @@ impl Command {
             Self::Trace(args) => args.run(device),
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
+            Self::Train(args) => args.run(device),
             Self::Eval(args) => args.run(),
             Self::Completions(args) => args.run(),
         }

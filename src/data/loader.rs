@@ -213,10 +213,14 @@ fn order(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
 
 /// The smallest bucket that holds all samples, else the largest.
 fn bucket(buckets: &[Size], samples: &[Sample]) -> Size {
-    let area = |b: &&Size| b.width * b.height;
-    let holds = |b: &&Size| samples.iter().all(|s| s.image.width() as usize <= b.width && s.image.height() as usize <= b.height);
-    let smallest = buckets.iter().filter(holds).min_by_key(area);
-    *smallest.or_else(|| buckets.iter().max_by_key(area)).expect("at least one bucket")
+    let largest = || buckets.iter().copied().max_by_key(|b| b.width * b.height);
+    bucket_of(buckets, samples).or_else(largest).expect("at least one bucket")
+}
+
+/// The smallest bucket that holds all samples, if one does.
+pub(crate) fn bucket_of(buckets: &[Size], samples: &[Sample]) -> Option<Size> {
+    let holds = |b: &Size| samples.iter().all(|s| s.image.width() as usize <= b.width && s.image.height() as usize <= b.height);
+    buckets.iter().copied().filter(holds).min_by_key(|b| b.width * b.height)
 }
 
 /// A size of the same shape that fits into a bucket; the size itself when it does.

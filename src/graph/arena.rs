@@ -41,6 +41,11 @@ impl Layout {
         self.bytes
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
     /// Names, offsets in bytes and types, by name.
     pub fn places(&self) -> impl Iterator<Item = (&str, usize, TensorType)> {
         self.places.iter().map(|(name, &(offset, ty))| (name.as_str(), offset, ty))

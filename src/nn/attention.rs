@@ -3,6 +3,8 @@
 use super::{Init, Linear, Net};
 use crate::graph::Var;
 use crate::kernels::attention::attention;
+use crate::kernels::heads::{mix, scores};
+use crate::kernels::softmax::softmax;
 
 /// PyTorch's `nn.MultiheadAttention`, its packed input projection split into `q_proj`, `k_proj` and `v_proj`.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +27,13 @@ impl MultiheadAttention {
             let q = input.forward(net, "q_proj", query);
             let k = input.forward(net, "k_proj", key);
             let v = input.forward(net, "v_proj", value);
-            let mixed = attention(net, q, k, v, self.heads, self.mask);
+            let mixed = if net.training().is_some() {
+                let scores = scores(net, q, k, self.heads);
+                let map = softmax(net, scores, self.mask);
+                mix(net, map, v, None)
+            } else {
+                attention(net, q, k, v, self.heads, self.mask)
+            };
             output.forward(net, "out_proj", mixed)
         })
     }

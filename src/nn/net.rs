@@ -52,6 +52,15 @@ pub struct ParamSpec {
     pub buffer: bool,
 }
 
+/// What a network for training has beside one for inference.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    /// The share of elements that are dropped where the model drops, from 0 to below 1.
+    pub dropout: f32,
+    /// What decides which: the graph's input `seed`, u32 `[1]`, another in every step.
+    pub seed: Var,
+}
+
 /// A [`Graph`] under construction, to which it dereferences, with the list of what it wants as parameters.
 #[derive(Clone, Debug)]
 pub struct Net {
@@ -59,12 +68,26 @@ pub struct Net {
     precision: Precision,
     specs: BTreeMap<String, ParamSpec>,
     casts: HashMap<Var, Var>,
+    training: Option<Training>,
 }
 
 impl Net {
     /// An empty network.
     pub fn new(precision: Precision) -> Self {
-        Self { graph: Graph::new(), precision, specs: BTreeMap::new(), casts: HashMap::new() }
+        Self { graph: Graph::new(), precision, specs: BTreeMap::new(), casts: HashMap::new(), training: None }
+    }
+
+    /// An empty network for training: made of nodes that have gradients, and with dropout. Its first input is `seed`, u32 `[1]`.
+    pub fn for_training(precision: Precision, dropout: f32) -> Self {
+        let mut net = Self::new(precision);
+        let seed = net.input("seed", TensorType::new([1], DType::U32));
+        net.training = Some(Training { dropout, seed });
+        net
+    }
+
+    /// What is there for training; `None` when the network is for inference.
+    pub fn training(&self) -> Option<Training> {
+        self.training
     }
 
     /// In what the network computes.

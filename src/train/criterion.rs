@@ -104,7 +104,7 @@ const CLASS: &str = "targets.class";
 const CLASS_WEIGHT: &str = "targets.class_weight";
 const BOXES: &str = "targets.boxes";
 const BOX_WEIGHT: &str = "targets.box_weight";
-const TERMS: [&str; 3] = ["loss.class", "loss.l1", "loss.giou"];
+pub(super) const TERMS: [&str; 3] = ["loss.class", "loss.l1", "loss.giou"];
 
 impl PredictionShape {
     fn rows(self) -> usize {

@@ -1,4 +1,28 @@
 //! Training: who learns from what, and how.
+//!
+//! [`run()`] is the loop, [`Trainer`] one step of it on the device, [`train_graph`] the graph of that step.
 
+mod config;
 pub mod criterion;
+mod evaluate;
+mod graph;
 pub mod matcher;
+mod optimizer;
+mod run;
+mod trainer;
+
+pub use config::{HeightWidth, TrainConfig};
+pub use evaluate::evaluate;
+pub use graph::{GRADIENT, StepOptions, TrainGraph, train_graph};
+pub use optimizer::Update;
+pub use run::{Event, Job, Outcome, StepLine, prepare, run};
+pub use trainer::{StepReport, Trainer, TrainerOptions};
+
+use crate::nn::Precision;
+use criterion::Criterion;
+
+/// What a configuration says of a [`Trainer`].
+pub fn trainer_options(config: &TrainConfig) -> TrainerOptions {
+    let step = StepOptions { precision: Precision::F32, criterion: Criterion::DETR, dropout: config.dropout };
+    TrainerOptions { step, clip: config.clip as f32, weight_decay: config.weight_decay as f32 }
+}

@@ -1,0 +1,252 @@
+//! `qdetr train`: a detector from annotated pictures.
+
+use super::DeviceArgs;
+use super::model::mobilenet;
+use super::output::{bytes, print};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use qdetr::data::{Dataset, Options, Strictness};
+use qdetr::gpu::Gpu;
+use qdetr::graph::Values;
+use qdetr::models::config::Backbone;
+use qdetr::models::detector;
+use qdetr::nn::initialize;
+use qdetr::train::{Event, HeightWidth, Job, TrainConfig, Trainer, prepare, run, trainer_options};
+use qdetr::weights::{Extras, fit, load};
+use qdetr::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The configurations that come with the program.
+const READY: [(&str, &str); 1] = [("bccd-detr", include_str!("../../assets/configs/bccd-detr.json"))];
+
+/// Arguments of `qdetr train`.
+#[derive(Args)]
+pub(crate) struct Train {
+    /// Annotated pictures: a COCO annotation file or folder, or a PASCAL VOC folder; of a folder its split `train`
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    /// Pictures to be judged on, likewise [default: the split `val` beside, if there is one]
+    #[arg(long, value_name = "PATH")]
+    val: Option<PathBuf>,
+    /// A configuration in JSON, or the name of a ready-made one: bccd-detr
+    #[arg(long, value_name = "FILE|NAME")]
+    config: String,
+    /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Do not train parameters whose names begin so; repeat for several
+    #[arg(long, value_name = "PREFIX")]
+    freeze: Vec<String>,
+    /// Learn the first N pictures by heart: no variation, validation on the same
+    #[arg(long, value_name = "N")]
+    overfit: Option<usize>,
+    /// Of everything random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Epochs
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Pictures in a batch
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Size that pictures are made to fit
+    #[arg(long, value_name = "HxW", value_parser = height_width)]
+    size: Option<HeightWidth>,
+    /// Learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Learning rate of the backbone
+    #[arg(long)]
+    lr_backbone: Option<f64>,
+    /// Epochs between evaluations; 0: only at the end
+    #[arg(long, value_name = "EPOCHS")]
+    evaluate_every: Option<u64>,
+    /// Save and end after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    max_seconds: Option<f64>,
+    /// Threads that make batches [default: all but one]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Fail at mistakes in the annotations and at pictures that cannot be read, instead of leaving them out
+    #[arg(long)]
+    strict: bool,
+    /// Print what would be trained and the memory that it takes; train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The folder for log and checkpoints
+    #[arg(long, value_name = "FOLDER", default_value = "runs/train")]
+    out: PathBuf,
+}
+
+fn height_width(text: &str) -> Result<HeightWidth, String> {
+    let sides = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    sides.filter(|&(h, w)| h > 0 && w > 0).ok_or_else(|| "want height and width in pixels, such as 480x640".into())
+}
+
+impl Train {
+    pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
+        let mut config = self.config()?;
+        let (train, validation) = self.data(&config)?;
+        config.model.classes = train.categories.len();
+        config.model.class_names = train.categories.names().to_vec();
+        config.validate()?;
+        let start = self.start(&config)?;
+        let gpu = device.open()?;
+        if self.dry_run {
+            return dry_run(&gpu, &config, start);
+        }
+        let job = Job {
+            train,
+            validation,
+            start,
+            out: self.out.clone(),
+            max_seconds: self.max_seconds,
+            plain: self.overfit.is_some(),
+            threads: self.threads.unwrap_or_else(threads),
+            strictness: self.strictness(),
+            config,
+        };
+        let mut show = Show::new();
+        let outcome = run(&gpu, &job, &mut |event| show.event(&event))?;
+        show.bar.finish_and_clear();
+        let end = if outcome.out_of_time { "time is over" } else { "done" };
+        let best = outcome.best.map(|(epoch, ap)| format!(", best AP {ap:.3} behind epoch {}", epoch + 1)).unwrap_or_default();
+        print(format_args!("{end} at step {}{best}; see {}\n", outcome.steps, self.out.display()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn strictness(&self) -> Strictness {
+        if self.strict { Strictness::Fatal } else { Strictness::Skip }
+    }
+
+    /// The configuration, with what the command line says otherwise.
+    fn config(&self) -> Result<TrainConfig> {
+        let mut config = match READY.iter().find(|(name, _)| *name == self.config) {
+            Some((name, json)) => TrainConfig::parse(json).map_err(|what| Error::Config(format!("{name}: {what}")))?,
+            None => TrainConfig::read(Path::new(&self.config))?,
+        };
+        config.seed = self.seed.unwrap_or(config.seed);
+        config.epochs = self.epochs.unwrap_or(config.epochs);
+        config.batch = self.batch.unwrap_or(config.batch);
+        config.lr = self.lr.unwrap_or(config.lr);
+        config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
+        config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
+        config.freeze.extend(self.freeze.iter().cloned());
+        if let Some(size) = self.size {
+            config.sizes = vec![size];
+        }
+        Ok(config)
+    }
+
+    /// Pictures to learn from, and to be judged on.
+    fn data(&self, config: &TrainConfig) -> Result<(Dataset, Option<Dataset>)> {
+        let open = |path: &Path, split: &str, categories| {
+            let split = path.is_dir().then_some(split);
+            let set = Dataset::open_with(path, split, &Options { strictness: self.strictness(), categories })?;
+            set.report.issues.iter().take(10).for_each(|issue| eprintln!("warning: {issue}"));
+            Ok::<_, Error>(set)
+        };
+        let mut train = open(&self.data, "train", None)?;
+        if let Some(count) = self.overfit {
+            train.images.truncate(count.max(1));
+            return Ok((train.clone(), Some(train)));
+        }
+        let known = Some(train.categories.clone());
+        let validation = match &self.val {
+            Some(path) => Some(open(path, "val", known)?),
+            None if self.data.is_dir() => match open(&self.data, "val", known) {
+                Ok(set) => Some(set),
+                Err(error) => {
+                    eprintln!("warning: no validation: {error}");
+                    None
+                }
+            },
+            None => None,
+        };
+        if validation.is_none() && config.evaluate_every > 0 {
+            eprintln!("note: there is nothing to be judged on; name it with --val");
+        }
+        Ok((train, validation))
+    }
+
+    /// The parameters at the start: random, with what the given file has put over them.
+    fn start(&self, config: &TrainConfig) -> Result<Values> {
+        let specs = detector::specs(&config.model)?;
+        let mut start = initialize(&specs, config.seed);
+        let wants = |backbone: bool| {
+            let part = specs.iter().filter(move |(name, _)| !backbone || name.starts_with("backbone."));
+            part.map(|(name, spec)| (name.clone(), spec.shape)).collect::<Vec<_>>()
+        };
+        match &self.from {
+            Some(path) => {
+                let mut checkpoint = load(path)?;
+                let is_backbone = checkpoint.config.is_none();
+                // Heads of other classes start anew.
+                let of_other_classes = |name: &String| name.starts_with("class_embed.");
+                let same = checkpoint.config.as_ref().is_some_and(|c| c.classes == config.model.classes);
+                let mut wanted = wants(is_backbone);
+                if !same {
+                    wanted.retain(|(name, _)| !of_other_classes(name));
+                    checkpoint.tensors.retain(|name, _| !of_other_classes(name));
+                }
+                start.extend(fit(checkpoint, wanted, Extras::Ignore)?);
+            }
+            None if matches!(config.model.backbone, Backbone::MobilenetV2(_)) => {
+                start.extend(fit(mobilenet()?, wants(true), Extras::Ignore)?);
+            }
+            None => eprintln!("note: the backbone starts from random numbers; name better ones with --from"),
+        }
+        Ok(start)
+    }
+}
+
+/// All threads but the one that drives the GPU.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).clamp(1, 32)
+}
+
+fn dry_run(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<ExitCode> {
+    let all: usize = start.values().map(|host| host.shape().len()).sum();
+    let trains = config.clone();
+    let mut trainer = Trainer::new(gpu, config.model.clone(), start, trainer_options(config), move |name| trains.trains(name))?;
+    prepare(&mut trainer, config)?;
+    let trained: usize = trainer.layout().places().map(|(_, _, ty)| ty.shape.len()).sum();
+    let memory = trainer.memory();
+    let parts: Vec<String> = memory.iter().map(|(name, &n)| format!("{name} {}", bytes(n as u64))).collect();
+    let total: usize = memory.values().sum();
+    print(format_args!("parameters {all}, trained {trained}\nmemory     {} = {}\n", bytes(total as u64), parts.join(" + ")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The progress on stderr.
+struct Show {
+    bar: ProgressBar,
+    skipped: usize,
+}
+
+impl Show {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {per_sec} {eta} left  {msg}").expect("a valid template");
+        Self { bar: ProgressBar::new(0).with_style(style), skipped: 0 }
+    }
+
+    fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Step(line) => {
+                self.bar.set_length(line.steps);
+                self.bar.set_position(line.step + 1);
+                self.bar.set_message(format!("epoch {} loss {:.3}", line.epoch + 1, line.report.losses.total));
+            }
+            Event::Skipped(what) if self.skipped < 10 => {
+                self.skipped += 1;
+                self.bar.suspend(|| eprintln!("warning: {what}"));
+            }
+            Event::Skipped(_) => {}
+            Event::Evaluated { epoch, summary } => {
+                let text = format!("epoch {}: AP {:.3}, AP50 {:.3}", epoch + 1, summary.ap, summary.ap50);
+                self.bar.suspend(|| eprintln!("{text}"));
+            }
+        }
+    }
+}

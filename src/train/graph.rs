@@ -1,0 +1,107 @@
+//! The graph of one training step: forward, then, when the host has matched, losses and gradients.
+//!
+//! | segment | inputs | outputs |
+//! | --- | --- | --- |
+//! | 0 | `pixel_values`, `pixel_mask`, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32 |
+//! | 1 | those of [`Criterion::targets`] | those of [`Criterion::losses`], and `grad.NAME` of every trained parameter |
+
+use super::criterion::{Criterion, PredictionShape};
+use crate::graph::{Graph, Origin, Var};
+use crate::kernels::concat::concat;
+use crate::kernels::unary::{Function, Unary, cast};
+use crate::models::{BatchSize, ModelConfig, Results, detr};
+use crate::nn::{Net, ParamSpec, Precision};
+use crate::tensor::{DType, TensorType};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Before the name of a parameter: its gradient.
+pub const GRADIENT: &str = "grad.";
+
+/// The graph of a step, not yet fused, and what it is about.
+#[derive(Clone, Debug)]
+pub struct TrainGraph {
+    /// Forward, losses and gradients.
+    pub graph: Graph,
+    /// What the model wants as parameters.
+    pub specs: BTreeMap<String, ParamSpec>,
+    /// Parameters that have a gradient.
+    pub trained: BTreeMap<String, TensorType>,
+    /// How predictions lie.
+    pub shape: PredictionShape,
+}
+
+/// How a step computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOptions {
+    /// In what the model computes.
+    pub precision: Precision,
+    /// Matching and losses.
+    pub criterion: Criterion,
+    /// The share of elements that are dropped where the model drops.
+    pub dropout: f32,
+}
+
+/// Builds the graph of a step for batches of one size. Parameters are trained when `trains` says so of their name and they
+/// are no statistics.
+///
+/// # Panics
+/// As [`detr()`](crate::models::detr()).
+pub fn train_graph(config: &ModelConfig, size: BatchSize, options: StepOptions, trains: &dyn Fn(&str) -> bool) -> TrainGraph {
+    let BatchSize { images, height, width } = size;
+    let mut net = Net::for_training(options.precision, options.dropout);
+    let pixels = net.input("pixel_values", TensorType::f32([images, height, width, 3]));
+    let mask = net.input("pixel_mask", TensorType::new([images, height, width], DType::U32));
+    let all = detr::forward(&mut net, config, pixels, mask, Results::Everything);
+    let mut stack = |layers: &[Var]| {
+        let layers: Vec<Var> = layers.iter().map(|&x| cast(&mut net, x, DType::F32)).collect();
+        concat(&mut net, &layers)
+    };
+    let (logits, boxes) = (stack(&all.logits), stack(&all.boxes));
+    let layers = all.logits.len();
+    let (mut graph, specs) = net.into_parts();
+    let [_, queries, classes] = graph.shape(logits).blc();
+    let shape = PredictionShape { layers, images, groups: 1, queries, classes };
+    graph.output("logits", logits);
+    graph.output("boxes", boxes);
+    graph.next_segment();
+    let loss = options.criterion.append(&mut graph, logits, boxes, shape);
+    let trained = differentiate(&mut graph, loss, |name| trains(name) && !specs[name].buffer);
+    TrainGraph { graph, specs, trained, shape }
+}
+
+/// Appends the gradients of parameters as outputs, and returns the parameters that have one.
+fn differentiate(graph: &mut Graph, loss: Var, trains: impl Fn(&str) -> bool) -> BTreeMap<String, TensorType> {
+    let wanted: Vec<(String, Var)> = graph.params().iter().filter(|(name, _)| trains(name)).map(|(n, &v)| (n.clone(), v)).collect();
+    let gradients = graph.backward(loss, &wanted.iter().map(|&(_, v)| v).collect::<Vec<_>>());
+    let found: Vec<(String, Var)> = wanted.into_iter().zip(gradients).filter_map(|((name, _), g)| Some((name, g?))).collect();
+    let shared = shared(graph, found.iter().map(|&(_, v)| v));
+    for (name, gradient) in &found {
+        let ty = graph.ty(*gradient);
+        let own = if shared.contains(&graph.root(*gradient)) { copy(graph, *gradient) } else { *gradient };
+        assert_eq!(ty.dtype, DType::F32, "the gradient of `{name}`");
+        graph.output(&format!("{GRADIENT}{name}"), own);
+    }
+    found.into_iter().map(|(name, gradient)| (name, graph.ty(gradient))).collect()
+}
+
+/// The gradients that cannot lie in the arena of gradients themselves: those that belong to several parameters, those that no
+/// node computes, and those that a node reads, because it may write to the arena as well.
+fn shared(graph: &Graph, gradients: impl Iterator<Item = Var>) -> HashSet<Var> {
+    let mut uses: HashMap<Var, usize> = HashMap::new();
+    for gradient in gradients {
+        let root = graph.root(gradient);
+        let is_computed = matches!(graph.values()[root.0].origin, Origin::Node { .. });
+        *uses.entry(root).or_default() += if is_computed { 1 } else { 2 };
+    }
+    for read in graph.nodes().iter().flat_map(|node| &node.inputs) {
+        if let Some(uses) = uses.get_mut(&graph.root(*read)) {
+            *uses += 1;
+        }
+    }
+    uses.into_iter().filter(|&(_, uses)| uses > 1).map(|(root, _)| root).collect()
+}
+
+/// A node that copies.
+fn copy(graph: &mut Graph, x: Var) -> Var {
+    graph.apply(Unary { function: Function::Identity, to: graph.ty(x).dtype }, &[x])
+}

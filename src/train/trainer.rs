@@ -1,0 +1,248 @@
+//! A model in training on a device: parameters, gradients and moments in arenas, one plan a batch size, and the step.
+
+use super::criterion::{Criterion, Losses, PredictionShape};
+use super::graph::{GRADIENT, StepOptions, TrainGraph, train_graph};
+use super::optimizer::{Optimizer, Rule, Update, state_types};
+use crate::data::TrainBatch;
+use crate::gpu::Gpu;
+use crate::graph::{Arena, Layout, Links, MemoryReport, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::models::{BatchSize, ModelConfig};
+use crate::tensor::{DType, Host, TensorType};
+use crate::{Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a step gave, and where its time went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepReport {
+    /// The losses before the update.
+    pub losses: Losses,
+    /// Global norm of the gradient before it is clipped.
+    pub grad_norm: f32,
+    /// Seconds from writing the batch to having its predictions.
+    pub forward: f64,
+    /// Seconds of matching and of making the targets.
+    pub matching: f64,
+    /// Seconds of losses, gradients and update.
+    pub backward: f64,
+}
+
+/// The plan for one batch size.
+struct Program {
+    plan: Plan,
+    shape: PredictionShape,
+}
+
+type Trains = dyn Fn(&str) -> bool + Send;
+
+/// See the module.
+pub struct Trainer {
+    gpu: Gpu,
+    config: ModelConfig,
+    options: StepOptions,
+    trains: Box<Trains>,
+    /// All parameters as they started; those that are not trained are so still.
+    start: Values,
+    constants: Params,
+    weights: Arena,
+    gradients: Arena,
+    optimizer: Option<Optimizer>,
+    rule: Rule,
+    scratch: Scratch,
+    programs: Vec<(BatchSize, Program)>,
+}
+
+/// What does not change in a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainerOptions {
+    /// How a step computes.
+    pub step: StepOptions,
+    /// The global norm that gradients are scaled down to.
+    pub clip: f32,
+    /// AdamW's decay of weights.
+    pub weight_decay: f32,
+}
+
+impl Trainer {
+    /// A trainer of a model with the given parameters, f32; those that `trains` names are trained.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a configuration that no model can have or when nothing is trained; failures of the device.
+    ///
+    /// # Panics
+    /// When a parameter is missing or has another shape.
+    pub fn new(
+        gpu: &Gpu,
+        config: ModelConfig,
+        start: Values,
+        options: TrainerOptions,
+        trains: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<Self> {
+        config.validate()?;
+        options.step.precision.check(gpu)?;
+        let start: Values = start.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
+        let stride = config.backbone.stride();
+        let smallest = BatchSize { images: 1, height: stride, width: stride };
+        let built = train_graph(&config, smallest, options.step, &trains);
+        for (name, spec) in &built.specs {
+            assert_eq!(start.get(name).map(Host::shape), Some(spec.shape), "parameter `{name}`");
+        }
+        if built.trained.is_empty() {
+            return Err(Error::Config("nothing is left to train: `freeze` names every parameter".into()));
+        }
+        let layout = Arc::new(Layout::new(built.trained));
+        let weights = Arena::new(gpu, "weights", &layout)?;
+        weights.write(gpu, &start);
+        Ok(Self {
+            gpu: gpu.clone(),
+            config,
+            options: options.step,
+            trains: Box::new(trains),
+            start,
+            constants: Params::upload(gpu, &Values::new())?,
+            gradients: Arena::new(gpu, "gradients", &layout)?,
+            weights,
+            optimizer: None,
+            rule: Rule { clip: options.clip, weight_decay: options.weight_decay },
+            scratch: Scratch::default(),
+            programs: Vec::new(),
+        })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Names and types of what is trained.
+    pub fn layout(&self) -> &Layout {
+        self.weights.layout()
+    }
+
+    /// Compiles the plan for a size, if there is none, and says what it holds. Sizes may come in any order; the largest first
+    /// spares memory.
+    ///
+    /// # Errors
+    /// As [`Plan::compile`].
+    pub fn prepare(&mut self, size: BatchSize) -> Result<MemoryReport> {
+        if let Some((_, program)) = self.programs.iter().find(|(s, _)| *s == size) {
+            return Ok(program.plan.memory());
+        }
+        let TrainGraph { graph, shape, .. } = train_graph(&self.config, size, self.options, &self.trains);
+        let fused = fuse(&graph);
+        let layout = self.weights.layout().clone();
+        let is_trained = |name: &str| layout.contains(name);
+        let folded = fold(&fused, &is_trained);
+        let missing = folded.evaluate(&self.start, &|name| !is_trained(name) && !self.constants.contains(name));
+        if !missing.is_empty() {
+            self.constants = self.constants.extend(&self.gpu, &missing)?;
+        }
+        if self.optimizer.is_none() {
+            self.optimizer = Some(Optimizer::new(&self.gpu, &self.weights, &self.gradients, shape, self.rule)?);
+        }
+        let mut links = self.weights.links("");
+        links.extend(self.gradients.links(GRADIENT));
+        links.extend(self.optimizer.iter().flat_map(|o| o.loss_links()));
+        let plan = self.compile(&folded.graph, &links)?;
+        let report = plan.memory();
+        self.programs.push((size, Program { plan, shape }));
+        Ok(report)
+    }
+
+    fn compile(&mut self, graph: &crate::graph::Graph, links: &Links) -> Result<Plan> {
+        let replaced = self.scratch.replaced();
+        let plan = Plan::compile_linked(&self.gpu, graph, &self.constants, links, &mut self.scratch, PlanOptions::default())?;
+        if self.scratch.replaced() > replaced {
+            // Older plans would keep the smaller scratch alive.
+            self.programs.clear();
+        }
+        Ok(plan)
+    }
+
+    /// One step: forward, matching, losses, gradients, update. Two read-backs: the predictions, and the losses with the norm.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when a prediction, a loss or the gradient is no finite number; failures of the device.
+    pub fn step(&mut self, batch: &TrainBatch, update: Update) -> Result<StepReport> {
+        let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
+        let size = BatchSize { images, height, width };
+        self.prepare(size)?;
+        let (Some((_, program)), Some(optimizer)) = (self.programs.iter().find(|(s, _)| *s == size), &self.optimizer) else {
+            unreachable!("prepare has made both")
+        };
+        let criterion: Criterion = self.options.criterion;
+        let (plan, shape) = (&program.plan, program.shape);
+        let start = Instant::now();
+        plan.write("pixel_values", &batch.batch.pixels);
+        plan.write("pixel_mask", &batch.batch.mask);
+        plan.write("seed", &Host::u32([1], vec![update.seed]));
+        plan.run_segment(0)?;
+        let predictions = plan.read_segment(0)?;
+        let forward = start.elapsed();
+        let (logits, boxes) = (predictions["logits"].to_f32(), predictions["boxes"].to_f32());
+        let matches = criterion.match_predictions(&logits, &boxes, &batch.targets, shape)?;
+        for (name, host) in criterion.targets(&matches, &batch.targets, shape) {
+            plan.write(&name, &host);
+        }
+        let matched = start.elapsed();
+        plan.run_segment(1)?;
+        let found = optimizer.update(update)?;
+        let losses = criterion.losses(&found.losses, shape)?;
+        let Some(grad_norm) = found.grad_norm else {
+            return Err(Error::NotFinite(format!("step {}: the gradient is not finite; parameters are as before it", batch.step)));
+        };
+        let seconds = |time: Duration| time.as_secs_f64();
+        let backward = seconds(start.elapsed() - matched);
+        Ok(StepReport { losses, grad_norm, forward: seconds(forward), matching: seconds(matched - forward), backward })
+    }
+
+    /// All parameters as they are now, those included that are not trained.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn parameters(&self) -> Result<Values> {
+        let mut all = self.start.clone();
+        all.extend(self.weights.read(&self.gpu)?);
+        Ok(all)
+    }
+
+    /// What training depends on beside the parameters: moments and counters, empty before the first plan.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn state(&self) -> Result<Values> {
+        self.optimizer.as_ref().map_or_else(|| Ok(Values::new()), |o| o.state(&self.gpu))
+    }
+
+    /// Names and types of [`Trainer::state`].
+    pub fn state_types(&self) -> impl Iterator<Item = (String, TensorType)> + use<'_> {
+        state_types(self.layout())
+    }
+
+    /// Goes on from trained parameters and a [`Trainer::state`]; there must be a plan.
+    ///
+    /// # Panics
+    /// When a tensor is of another type, or before [`Trainer::prepare`].
+    pub fn restore(&mut self, parameters: &Values, state: &Values) {
+        self.weights.write(&self.gpu, parameters);
+        self.optimizer.as_ref().expect("prepare was called").restore(&self.gpu, state);
+    }
+
+    /// Bytes on the device by kind: weights, gradients and moments, and what the plans hold.
+    pub fn memory(&self) -> BTreeMap<&'static str, usize> {
+        let arena = self.weights.layout().bytes();
+        let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
+        let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
+        BTreeMap::from([("weights", arena), ("gradients", arena), ("moments", 2 * arena), ("scratch", scratch), ("io", io)])
+    }
+}
+
+impl fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Vec<BatchSize> = self.programs.iter().map(|(size, _)| *size).collect();
+        f.debug_struct("Trainer").field("programs", &sizes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,310 @@
+//! Training: gradients and steps against PyTorch, repeatable, frugal with read-backs, and it learns.
+
+mod common;
+#[path = "common/hashed.rs"]
+#[expect(dead_code, reason = "the goldens of whole models are for other tests")]
+mod hashed;
+
+use common::gpu;
+use qdetr::data::preprocess::{Batch, Size};
+use qdetr::data::{Categories, Dataset, ImageRecord, Object, Report, Strictness, TrainBatch};
+use qdetr::graph::{Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
+use qdetr::models::config::{Backbone, Block, ResNet};
+use qdetr::models::{BatchSize, ModelConfig, detector};
+use qdetr::nn::{Precision, initialize};
+use qdetr::tensor::Host;
+use qdetr::tensor::compare::{Tolerance, compare};
+use qdetr::train::criterion::{Criterion, Matches};
+use qdetr::train::matcher::{Pair, Targets};
+use qdetr::train::{Event, GRADIENT, Job, StepOptions, TrainConfig, TrainGraph, Trainer, TrainerOptions, Update, run, train_graph};
+use safetensors::SafeTensors;
+use std::path::Path;
+
+const OPTIONS: StepOptions = StepOptions { precision: Precision::F32, criterion: Criterion::DETR, dropout: 0.0 };
+
+/// PyTorch's training of a small DETR, in this crate's layout and under its names.
+struct Golden {
+    config: ModelConfig,
+    runs: serde_json::Value,
+    tensors: Values,
+    batch: TrainBatch,
+}
+
+impl Golden {
+    fn read() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/golden/train/detr.safetensors");
+        let bytes = std::fs::read(path).expect("the golden is in assets");
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");
+        let about: serde_json::Value =
+            serde_json::from_str(&metadata.metadata().as_ref().expect("metadata")["config"]).expect("a configuration");
+        let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        let mask = file.tensor("pixel_mask").expect("a mask");
+        let (dims, mask): (Vec<usize>, Vec<u32>) = (mask.shape().to_vec(), mask.data().iter().map(|&v| v.into()).collect());
+        let mut tensors = Values::new();
+        for (name, view) in file.tensors().iter().filter(|(name, _)| name != "pixel_mask") {
+            tensors.extend(ours(name, view));
+        }
+        let batch = batch([dims[0], dims[1], dims[2]], mask, targets(&tensors));
+        Self { config: serde_json::from_value(about["config"].clone()).expect("a model"), runs: about["runs"].clone(), tensors, batch }
+    }
+
+    fn size(&self) -> BatchSize {
+        let [images, height, width, _] = self.batch.batch.pixels.shape().bhwc();
+        BatchSize { images, height, width }
+    }
+
+    fn start(&self) -> Values {
+        hashed::params(&detector::specs(&self.config).expect("a good configuration"))
+    }
+}
+
+/// A tensor under our name, packed projections as three.
+fn ours(name: &str, view: &safetensors::tensor::TensorView<'_>) -> Vec<(String, Host)> {
+    let shape = view.shape();
+    if view.dtype() == safetensors::Dtype::I64 {
+        let values = view.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes")) as u32).collect();
+        return vec![(name.to_owned(), Host::u32(shape, values))];
+    }
+    let values: Vec<f32> = view.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect();
+    if let Some((block, kind)) = name.split_once("in_proj_") {
+        let third = [&[shape[0] / 3], &shape[1..]].concat();
+        let parts = values.chunks(values.len() / 3).zip(["q", "k", "v"]);
+        return parts.map(|(part, which)| (format!("{block}{which}_proj.{kind}"), Host::f32(&third, part.to_vec()))).collect();
+    }
+    match *shape {
+        [n, c, h, w] if name.starts_with("grad/") => vec![(name.to_owned(), hashed::channels_last([n, c, h, w], &values))],
+        [] => vec![(name.to_owned(), Host::f32([1], values))],
+        _ => vec![(name.to_owned(), Host::f32(shape, values))],
+    }
+}
+
+fn targets(tensors: &Values) -> Vec<Targets> {
+    let boxes = tensors["target/boxes"].to_f32().chunks(4).map(|b| [b[0], b[1], b[2], b[3]]).collect();
+    let labels = tensors["target/labels"].as_u32().iter().map(|&l| l as usize).collect();
+    vec![Targets { labels, boxes }, Targets::default()]
+}
+
+fn batch([images, height, width]: [usize; 3], mask: Vec<u32>, targets: Vec<Targets>) -> TrainBatch {
+    let pixels = &hashed::inputs(BatchSize { images, height, width })["pixel_values"];
+    let pixels = pixels.to_f32().iter().enumerate().map(|(i, &v)| v * mask[i / 3] as f32).collect();
+    let sizes = vec![Size { width, height }; images];
+    let batch = Batch {
+        pixels: Host::f32([images, height, width, 3], pixels),
+        mask: Host::u32([images, height, width], mask),
+        original: sizes.clone(),
+        resized: sizes,
+    };
+    TrainBatch { epoch: 0, step: 0, batch, targets, skipped: Vec::new() }
+}
+
+/// What goes into the graph of a step, with PyTorch's matching.
+fn inputs(golden: &Golden, built: &TrainGraph) -> Values {
+    let integers = |name: String| golden.tensors[&name].as_u32().iter().map(|&v| v as usize).collect::<Vec<_>>();
+    let pairs = |layer: usize| {
+        let (queries, objects) = (integers(format!("match/{layer}/queries")), integers(format!("match/{layer}/objects")));
+        queries.into_iter().zip(objects).map(|(query, target)| Pair { query, target }).collect::<Vec<_>>()
+    };
+    let matches: Matches = (0..built.shape.layers).map(|layer| vec![pairs(layer), Vec::new()]).collect();
+    let mut inputs = OPTIONS.criterion.targets(&matches, &golden.batch.targets, built.shape);
+    inputs.insert("seed".into(), Host::u32([1], vec![0]));
+    inputs.insert("pixel_values".into(), golden.batch.batch.pixels.clone());
+    inputs.insert("pixel_mask".into(), golden.batch.batch.mask.clone());
+    inputs
+}
+
+/// Compares every gradient by name; some are zero by nature, and then rounding remains.
+fn assert_gradients_agree(found: &Values, golden: &Golden) {
+    let expected: Vec<(&str, &Host)> = golden.tensors.iter().filter_map(|(name, host)| Some((name.strip_prefix("grad/")?, host))).collect();
+    assert!(expected.len() > 60, "{}", expected.len());
+    let largest_of = |host: &Host| host.to_f32().iter().fold(0f32, |m, v| m.max(v.abs()));
+    let largest = expected.iter().map(|(_, host)| largest_of(host)).fold(0f32, f32::max);
+    // PyTorch has the three projections as one tensor: the keys' bias is zero by nature beside the others.
+    let packed = |name: &str| ["q_proj", "k_proj", "v_proj"].map(|part| golden.tensors.get(&format!("grad/{}", projection(name, part))));
+    for (name, expected) in expected {
+        let found = &found[&format!("{GRADIENT}{name}")];
+        let beside = packed(name).into_iter().flatten().map(largest_of).fold(largest_of(expected), f32::max);
+        let absolute = 1e-4 * beside.max(1e-4 * largest);
+        compare(found, expected, Tolerance { absolute, relative: 0.0 }).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+/// The name of another of an attention's projections.
+fn projection(name: &str, to: &str) -> String {
+    ["q_proj", "k_proj", "v_proj"].iter().fold(name.to_owned(), |name, from| name.replace(from, to))
+}
+
+#[test]
+fn every_gradient_is_pytorchs_on_the_interpreter() {
+    let golden = Golden::read();
+    let built = train_graph(&golden.config, golden.size(), OPTIONS, &|_| true);
+    let found = interpret(&built.graph, &inputs(&golden, &built), &golden.start());
+    assert_gradients_agree(&found, &golden);
+    let losses = OPTIONS.criterion.losses(&found, built.shape).expect("finite losses");
+    assert!((losses.total / golden.tensors["loss/total"].to_f32()[0] - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn every_gradient_is_pytorchs_on_the_gpu() {
+    let golden = Golden::read();
+    let built = train_graph(&golden.config, golden.size(), OPTIONS, &|_| true);
+    let fused = fuse(&built.graph);
+    let folded = fold(&fused, &|name| built.trained.contains_key(name));
+    let mut params = folded.evaluate(&golden.start(), &|_| true);
+    params.extend(golden.start().into_iter().filter(|(name, _)| built.trained.contains_key(name)));
+    let params = Params::upload(gpu(), &params).expect("room for a small model");
+    let plan = Plan::compile(gpu(), &folded.graph, &params, &mut Scratch::default(), PlanOptions::default()).expect("a plan");
+    assert_gradients_agree(&plan.call(&inputs(&golden, &built)).expect("a run"), &golden);
+}
+
+/// What the original trains.
+fn trains(name: &str) -> bool {
+    !name.starts_with("backbone") || ["layer2", "layer3", "layer4"].iter().any(|stage| name.contains(stage))
+}
+
+fn trainer(golden: &Golden, clip: f32, weight_decay: f32) -> Trainer {
+    let options = TrainerOptions { step: OPTIONS, clip, weight_decay };
+    Trainer::new(gpu(), golden.config.clone(), golden.start(), options, trains).expect("a trainer")
+}
+
+#[test]
+fn ten_steps_are_pytorchs() {
+    let golden = Golden::read();
+    for (run, settings) in golden.runs.as_object().expect("runs") {
+        let number = |name: &str| settings[name].as_f64().expect("a number") as f32;
+        let mut trainer = trainer(&golden, number("clip"), number("weight_decay"));
+        let losses = golden.tensors[&format!("steps/{run}/loss")].to_f32();
+        let norms = golden.tensors[&format!("steps/{run}/grad_norm")].to_f32();
+        assert_eq!(losses.len(), 11);
+        for (step, &loss) in losses.iter().enumerate() {
+            let update = Update { rates: [number("lr"), number("lr_backbone")], seed: 0 };
+            let report = trainer.step(&golden.batch, update).expect("a step");
+            assert!((report.losses.total - loss).abs() < 1e-4, "{run}, step {step}: {} for {loss}", report.losses.total);
+            if let Some(norm) = norms.get(step) {
+                assert!((report.grad_norm / norm - 1.0).abs() < 1e-3, "{run}, step {step}: norm {} for {norm}", report.grad_norm);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_reads_back_twice_and_allocates_nothing() {
+    let golden = Golden::read();
+    let mut trainer = trainer(&golden, 0.1, 1e-4);
+    let mut step = || trainer.step(&golden.batch, Update { rates: [1e-4, 1e-5], seed: 0 }).expect("a step");
+    step();
+    let counters = || {
+        let c = gpu().counters();
+        [c.read_backs(), c.buffers(), c.bind_groups(), c.pipelines()]
+    };
+    let before = counters();
+    step();
+    let after = counters();
+    // Other tests of this process run beside only under a runner that has threads for tests; nextest has processes.
+    assert_eq!(after[0] - before[0], 2);
+    assert_eq!(after[1..], before[1..]);
+}
+
+#[test]
+fn the_same_steps_give_the_same_bits() {
+    let golden = Golden::read();
+    let run = || {
+        let mut trainer = trainer(&golden, 0.1, 1e-4);
+        (0..3).for_each(|_| drop(trainer.step(&golden.batch, Update { rates: [1e-3, 1e-4], seed: 0 }).expect("a step")));
+        (trainer.parameters().expect("parameters"), trainer.state().expect("state"))
+    };
+    let (one, two) = (run(), run());
+    assert!(one == two);
+    assert!(one.0 != golden.start());
+}
+
+/// Two pictures with coloured rectangles on grey, annotated.
+fn rectangles(folder: &Path) -> Dataset {
+    let colours = [image::Rgb([220, 30, 30]), image::Rgb([30, 60, 220])];
+    let pictures: [&[([u32; 4], usize)]; 2] = [&[([4, 6, 30, 40], 0), ([36, 10, 60, 28], 1)], &[([10, 30, 50, 58], 1)]];
+    let record = |(i, objects): (usize, &&[([u32; 4], usize)])| {
+        let mut picture = image::RgbImage::from_pixel(64, 64, image::Rgb([120, 120, 120]));
+        for &([x0, y0, x1, y1], label) in *objects {
+            (x0..x1).for_each(|x| (y0..y1).for_each(|y| picture.put_pixel(x, y, colours[label])));
+        }
+        let path = folder.join(format!("{i}.png"));
+        picture.save(&path).expect("a writable folder");
+        let object = |(id, &(bbox, label)): (usize, &([u32; 4], usize))| {
+            let [x0, y0, x1, y1] = bbox.map(f64::from);
+            let (original, area) = ([x0, y0, x1 - x0, y1 - y0], (x1 - x0) * (y1 - y0));
+            let id = (10 * i + id + 1) as i64;
+            Object { bbox: bbox.map(|v| v as f32), label, id, original, area, crowd: false, difficult: false }
+        };
+        let objects = objects.iter().enumerate().map(object).collect();
+        ImageRecord { id: i as i64 + 1, path, width: 64, height: 64, objects }
+    };
+    let categories = Categories::from_names(["red", "blue"]).expect("two classes");
+    Dataset { images: pictures.iter().enumerate().map(record).collect(), categories, report: Report::default() }
+}
+
+/// A job that learns the rectangles by heart.
+fn job(folder: &Path, epochs: u64) -> Job {
+    let backbone = ResNet { block: Block::Basic, depths: [1; 4], stem: 8, widths: [8, 16, 24, 32], dilated_c5: true };
+    let model = ModelConfig {
+        backbone: Backbone::Resnet(backbone),
+        d_model: 32,
+        heads: 4,
+        encoder_layers: 1,
+        decoder_layers: 2,
+        ffn: 64,
+        queries: 6,
+        classes: 2,
+        ..ModelConfig::detr("resnet18").expect("a known backbone")
+    };
+    let train = rectangles(folder);
+    let about = serde_json::json!({
+        "model": model, "sizes": [[64, 64]], "batch": 2, "epochs": epochs, "evaluate_every": 0, "lr": 2e-3, "lr_backbone": 1e-3, "seed": 1
+    });
+    Job {
+        config: TrainConfig::parse(&about.to_string()).expect("a configuration"),
+        validation: Some(train.clone()),
+        train,
+        start: initialize(&detector::specs(&model).expect("a good configuration"), 1),
+        out: folder.join("out"),
+        max_seconds: None,
+        plain: true,
+        threads: 2,
+        strictness: Strictness::Fatal,
+    }
+}
+
+/// The losses of a run, and the AP behind it.
+fn losses(job: &Job) -> (Vec<f32>, Option<f64>) {
+    let (mut losses, mut ap) = (Vec::new(), None);
+    let mut tell = |event: Event<'_>| match event {
+        Event::Step(line) => losses.push(line.report.losses.total),
+        Event::Evaluated { summary, .. } => ap = Some(summary.ap50),
+        Event::Skipped(what) => panic!("{what}"),
+    };
+    run(gpu(), job, &mut tell).expect("a run");
+    (losses, ap)
+}
+
+#[test]
+fn two_pictures_are_learnt_by_heart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let job = job(folder.path(), 120);
+    let (losses, ap) = losses(&job);
+    println!("{losses:?} {ap:?}");
+    assert_eq!(losses.len(), 120);
+    assert!(losses[119] < 0.4 * losses[0], "{} to {}", losses[0], losses[119]);
+    for name in ["last", "best"] {
+        let checkpoint = qdetr::weights::load(&job.out.join(format!("{name}.safetensors"))).expect("a checkpoint");
+        assert_eq!(checkpoint.config.as_ref(), Some(&job.config.model));
+    }
+    let log = std::fs::read_to_string(job.out.join("log.jsonl")).expect("a log");
+    assert_eq!(log.lines().filter(|line| line.contains("\"losses\"")).count(), 120);
+}
+
+#[test]
+fn a_run_ends_when_its_time_is_over_and_saves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let job = Job { max_seconds: Some(0.0), ..job(folder.path(), 5) };
+    let outcome = run(gpu(), &job, &mut |_| ()).expect("a run");
+    assert!(outcome.out_of_time && outcome.steps < 10, "{outcome:?}");
+    assert!(job.out.join("last.safetensors").is_file());
+}
