@@ -9,6 +9,7 @@ use qdetr::graph::check::{Case, check_case};
 use qdetr::kernels::TABLE;
 use qdetr::{Error, Result};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -19,10 +20,19 @@ pub(crate) struct Check {
     /// Only cases whose name contains this text, such as `conv` or the name that a failure prints
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
+    /// Only a few cases of each family: seconds instead of minutes on a slow GPU
+    #[arg(long)]
+    quick: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
+
+/// Cases of each family in a quick check, at most.
+const QUICK: usize = 5;
+
+/// Skipped cases that are printed by name for each reason; JSON has all.
+const SHOWN: usize = 5;
 
 /// The verdict on a device.
 #[derive(Serialize)]
@@ -70,7 +80,7 @@ impl Check {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let gpu = device.open()?;
         let started = Instant::now();
-        let families: Vec<(&'static str, Vec<Case>)> = TABLE.iter().map(|f| (f.name, self.selected((f.cases)()))).collect();
+        let families: Vec<(&'static str, Vec<Case>)> = TABLE.iter().map(|f| (f.name, self.selected(&gpu, (f.cases)()))).collect();
         let cases: usize = families.iter().map(|f| f.1.len()).sum();
         if cases == 0 {
             let ops: Vec<_> = TABLE.iter().map(|f| f.name).collect();
@@ -100,10 +110,20 @@ impl Check {
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn selected(&self, mut cases: Vec<Case>) -> Vec<Case> {
+    /// The cases asked for; a quick check takes them from all over the list, which begins with the smallest.
+    fn selected(&self, gpu: &Gpu, mut cases: Vec<Case>) -> Vec<Case> {
         cases.retain(|case| case.name().contains(&self.filter));
-        cases
+        if !self.quick {
+            return cases;
+        }
+        cases.retain(|case| reason_to_skip(gpu, case).is_none());
+        let step = cases.len().div_ceil(QUICK).max(1);
+        cases.into_iter().step_by(step).collect()
     }
+}
+
+fn reason_to_skip(gpu: &Gpu, case: &Case) -> Option<&'static str> {
+    (case.needs_f16() && !gpu.capabilities().f16).then_some("this GPU has no f16")
 }
 
 fn check_family(gpu: &Gpu, name: &'static str, cases: &[Case], bar: &ProgressBar) -> Result<FamilyReport> {
@@ -122,8 +142,8 @@ fn check_family(gpu: &Gpu, name: &'static str, cases: &[Case], bar: &ProgressBar
 impl FamilyReport {
     /// Runs one case. Only a device that is lost ends the whole check.
     fn add(&mut self, gpu: &Gpu, case: &Case) -> Result<()> {
-        if case.needs_f16() && !gpu.capabilities().f16 {
-            self.skipped.push(Skipped { case: case.name(), reason: "this GPU has no f16".into() });
+        if let Some(reason) = reason_to_skip(gpu, case) {
+            self.skipped.push(Skipped { case: case.name(), reason: reason.into() });
             return Ok(());
         }
         let outcomes = match check_case(gpu, case) {
@@ -168,8 +188,16 @@ impl fmt::Display for Report {
             let FamilyReport { name, cases, kernels, worst_error, seconds, .. } = family;
             writeln!(f, "{name:16} {cases:>6} {kernels:>8} {wrong:>8} {skipped:>8} {worst_error:>12.1e} {seconds:>8.1}")?;
         }
-        for skipped in self.families.iter().flat_map(|f| &f.skipped) {
-            writeln!(f, "skipped: {}: {}", skipped.case, skipped.reason)?;
+        let mut skipped: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for one in self.families.iter().flat_map(|f| &f.skipped) {
+            skipped.entry(&one.reason).or_default().push(&one.case);
+        }
+        for (reason, cases) in skipped {
+            writeln!(f, "skipped {} cases, {reason}:", cases.len())?;
+            cases.iter().take(SHOWN).try_for_each(|case| writeln!(f, "  {case}"))?;
+            if cases.len() > SHOWN {
+                writeln!(f, "  … (--json names all)")?;
+            }
         }
         for failure in self.families.iter().flat_map(|f| &f.failures) {
             writeln!(f, "WRONG: {} [{}]: {}\n       again: {}", failure.case, failure.kernel, failure.what, failure.rerun)?;
