@@ -13,6 +13,9 @@ DRIVER = { \
 	echo "no GPU found: installing Mesa's software driver"; \
 	$(INSTALL) libvulkan1 mesa-vulkan-drivers; }
 
+# Mesa's device-selection layer complains where there is no desktop session; we choose devices ourselves.
+export NODEVICE_SELECT = 1
+
 .PHONY: demo test linker
 
 # The backbone looks at three photos, then a whole DETR runs on one of them and draws what it finds.
