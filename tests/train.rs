@@ -266,6 +266,7 @@ fn job(folder: &Path, epochs: u64) -> Job {
         start: initialize(&detector::specs(&model).expect("a good configuration"), 1),
         out: folder.join("out"),
         max_seconds: None,
+        resume: false,
         plain: true,
         threads: 2,
         strictness: Strictness::Fatal,
@@ -278,7 +279,7 @@ fn losses(job: &Job) -> (Vec<f32>, Option<f64>) {
     let mut tell = |event: Event<'_>| match event {
         Event::Step(line) => losses.push(line.report.losses.total),
         Event::Evaluated { summary, .. } => ap = Some(summary.ap50),
-        Event::Skipped(what) => panic!("{what}"),
+        Event::Skipped(what) | Event::Warning(what) => panic!("{what}"),
     };
     run(gpu(), job, &mut tell).expect("a run");
     (losses, ap)
@@ -307,4 +308,23 @@ fn a_run_ends_when_its_time_is_over_and_saves() {
     let outcome = run(gpu(), &job, &mut |_| ()).expect("a run");
     assert!(outcome.out_of_time && outcome.steps < 10, "{outcome:?}");
     assert!(job.out.join("last.safetensors").is_file());
+}
+
+#[test]
+fn a_resumed_run_goes_on_to_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = job(folder.path(), 6);
+    let (expected, _) = losses(&whole);
+    let out = folder.path().join("stopped");
+    // A shorter run, within which the learning rates are the same, is the longer one stopped.
+    let stopped = Job { out: out.clone(), config: TrainConfig { epochs: 3, ..whole.config.clone() }, ..whole.clone() };
+    run(gpu(), &stopped, &mut |_| ()).expect("a run");
+    let (found, _) = losses(&Job { out: out.clone(), resume: true, ..whole.clone() });
+    assert_eq!((expected.len(), found.len()), (6, 3));
+    assert_eq!(found[..], expected[expected.len() - found.len()..]);
+    let bytes = |out: &Path| std::fs::read(out.join("last.safetensors")).expect("a checkpoint");
+    assert!(bytes(&out) == bytes(&whole.out));
+    let steps =
+        |out: &Path| std::fs::read_to_string(out.join("log.jsonl")).expect("a log").lines().filter(|l| l.contains("losses")).count();
+    assert_eq!((steps(&out), steps(&whole.out)), (6, 6));
 }

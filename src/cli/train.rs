@@ -71,6 +71,9 @@ pub(crate) struct Train {
     /// Fail at mistakes in the annotations and at pictures that cannot be read, instead of leaving them out
     #[arg(long)]
     strict: bool,
+    /// Go on from the state in the folder of --out, to the same bits as without a stop
+    #[arg(long)]
+    resume: bool,
     /// Print what would be trained and the memory that it takes; train nothing
     #[arg(long)]
     dry_run: bool,
@@ -102,6 +105,7 @@ impl Train {
             start,
             out: self.out.clone(),
             max_seconds: self.max_seconds,
+            resume: self.resume,
             plain: self.overfit.is_some(),
             threads: self.threads.unwrap_or_else(threads),
             strictness: self.strictness(),
@@ -243,6 +247,7 @@ impl Show {
                 self.bar.suspend(|| eprintln!("warning: {what}"));
             }
             Event::Skipped(_) => {}
+            Event::Warning(what) => self.bar.suspend(|| eprintln!("warning: {what}")),
             Event::Evaluated { epoch, summary } => {
                 let text = format!("epoch {}: AP {:.3}, AP50 {:.3}", epoch + 1, summary.ap, summary.ap50);
                 self.bar.suspend(|| eprintln!("{text}"));

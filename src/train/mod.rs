@@ -8,6 +8,7 @@ mod evaluate;
 mod graph;
 pub mod matcher;
 mod optimizer;
+mod resume;
 mod run;
 mod trainer;
 

@@ -2,6 +2,7 @@
 
 use super::evaluate::evaluate;
 use super::optimizer::Update;
+use super::resume::{Progress, State};
 use super::trainer::{StepReport, Trainer};
 use super::{TrainConfig, trainer_options};
 use crate::data::augment::generator;
@@ -10,7 +11,8 @@ use crate::eval::Summary;
 use crate::gpu::Gpu;
 use crate::graph::Values;
 use crate::models::BatchSize;
-use crate::{Error, Result, weights};
+use crate::tensor::TensorType;
+use crate::{Error, Result, files, weights};
 use rand::RngExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,7 +20,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Without evaluation, the state is saved behind the first epoch that ends so long after the last time.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a run trains, on what, and where its files go.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub struct Job {
     pub out: PathBuf,
     /// Seconds after which the run saves and ends.
     pub max_seconds: Option<f64>,
+    /// Whether to go on from the state that lies in `out`.
+    pub resume: bool,
     /// Without variation: a few pictures shall be learnt by heart.
     pub plain: bool,
     /// Threads that make batches.
@@ -70,6 +77,8 @@ pub enum Event<'a> {
     Step(&'a StepLine),
     /// A picture could not be read, and why.
     Skipped(&'a str),
+    /// The newest state could not be used, and what is done instead.
+    Warning(&'a str),
     /// The model behind an epoch was evaluated.
     Evaluated {
         /// The epoch, from 0.
@@ -98,15 +107,16 @@ pub struct Outcome {
 pub fn run(gpu: &Gpu, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
     job.config.validate()?;
     fs::create_dir_all(&job.out).map_err(Error::io(&job.out))?;
-    let mut state = Running::start(gpu, job)?;
+    let mut state = Running::start(gpu, job, tell)?;
     while state.step < state.steps && !state.is_out_of_time() {
         state.one_step(tell)?;
         if state.step.is_multiple_of(state.steps_an_epoch) {
             state.behind_epoch(tell)?;
         }
     }
-    if state.saved != Some(state.step) {
+    if state.saved.1 != Some(state.step) {
         state.save("last", &BTreeMap::new())?;
+        state.save_state()?;
     }
     Ok(Outcome { steps: state.step, out_of_time: state.step < state.steps, best: state.best })
 }
@@ -123,25 +133,29 @@ struct Running<'a> {
     step: u64,
     steps: u64,
     steps_an_epoch: u64,
-    saved: Option<u64>,
+    /// When the state was saved last, and behind how many steps.
+    saved: (Instant, Option<u64>),
     best: Option<(u64, f64)>,
 }
 
 impl<'a> Running<'a> {
-    fn start(gpu: &'a Gpu, job: &'a Job) -> Result<Self> {
+    fn start(gpu: &'a Gpu, job: &'a Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Self> {
         let config = &job.config;
         let trains = config.clone();
         let mut trainer =
             Trainer::new(gpu, config.model.clone(), job.start.clone(), trainer_options(config), move |name| trains.trains(name))?;
         prepare(&mut trainer, config)?;
+        let Progress { step, best, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { Progress::default() };
         let loader = loader_options(job);
         let steps_an_epoch = loader.steps(job.train.images.len());
-        let loader = Loader::start(Arc::new(job.train.images.clone()), loader, 0)?;
+        let loader = Loader::start(Arc::new(job.train.images.clone()), loader, step)?;
         let log_path = job.out.join("log.jsonl");
+        shorten_log(&log_path, step)?;
         let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(Error::io(&log_path))?;
         let steps = steps_an_epoch * config.epochs;
         let begin = Instant::now();
-        Ok(Self { gpu, job, trainer, loader, log, log_path, begin, step: 0, steps, steps_an_epoch, saved: None, best: None })
+        let saved = (begin, job.resume.then_some(step));
+        Ok(Self { gpu, job, trainer, loader, log, log_path, begin, step, steps, steps_an_epoch, saved, best })
     }
 
     fn is_out_of_time(&self) -> bool {
@@ -180,7 +194,9 @@ impl<'a> Running<'a> {
         let epoch = self.step / self.steps_an_epoch - 1;
         let every = self.job.config.evaluate_every;
         let is_due = self.step == self.steps || (every > 0 && (epoch + 1).is_multiple_of(every));
-        let Some(set) = self.job.validation.as_ref().filter(|_| is_due) else { return Ok(()) };
+        let Some(set) = self.job.validation.as_ref().filter(|_| is_due) else {
+            return if is_due || self.saved.0.elapsed() >= SAVE_EVERY { self.save_state() } else { Ok(()) };
+        };
         let summary = evaluate(self.gpu, &self.job.config.model, self.trainer.parameters()?, set, &self.job.config)?;
         self.write_log(&serde_json::json!({ "epoch": epoch, "step": self.step, "validation": summary }))?;
         let metrics = serde_json::to_string(&summary).map_err(|e| Error::Config(e.to_string()))?;
@@ -190,15 +206,61 @@ impl<'a> Running<'a> {
             self.save("best", &metadata)?;
         }
         self.save("last", &metadata)?;
+        self.save_state()?;
         tell(Event::Evaluated { epoch, summary: &summary });
         Ok(())
     }
 
-    fn save(&mut self, name: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
+    fn save_state(&mut self) -> Result<()> {
+        let progress = Progress { step: self.step, best: self.best, ..of_job(self.job) };
+        let state = State { progress, parameters: self.trainer.parameters()?, rest: self.trainer.state()? };
+        state.save(&self.job.out)?;
+        self.saved = (Instant::now(), Some(self.step));
+        Ok(())
+    }
+
+    fn save(&self, name: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
         let path: &Path = &self.job.out.join(format!("{name}.safetensors"));
-        self.saved = Some(self.step);
         weights::save(path, Some(&self.job.config.model), &self.trainer.parameters()?, metadata)
     }
+}
+
+/// The start of a job's progress.
+fn of_job(job: &Job) -> Progress {
+    Progress { pictures: job.train.images.len(), batch: job.config.batch, seed: job.config.seed, ..Progress::default() }
+}
+
+/// Takes parameters and moments from the state in the job's folder, and returns how far it had come.
+fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Progress> {
+    let parameters = job.start.iter().map(|(name, host)| (name.clone(), TensorType::f32(host.shape().dims()))).collect();
+    let (state, warning) = State::load(&job.out, &parameters, &trainer.state_types().collect())?;
+    if let Some(warning) = warning {
+        tell(Event::Warning(&warning));
+    }
+    let (theirs, ours) = (&state.progress, of_job(job));
+    if (theirs.pictures, theirs.batch, theirs.seed) != (ours.pictures, ours.batch, ours.seed) {
+        return Err(Error::Config(format!(
+            "the run to resume has {} pictures, batches of {} and seed {}; this one has {}, {} and {}: start anew, with --from",
+            theirs.pictures, theirs.batch, theirs.seed, ours.pictures, ours.batch, ours.seed
+        )));
+    }
+    trainer.restore(&state.parameters, &state.rest);
+    Ok(state.progress)
+}
+
+/// Leaves out of the log what will be done again.
+fn shorten_log(path: &Path, step: u64) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let is_before = |line: &&str| {
+        let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        // The line of an evaluation has the number of steps before it.
+        line.is_some_and(|line| line["step"].as_u64().is_some_and(|s| if line["validation"].is_null() { s < step } else { s <= step }))
+    };
+    let kept: Vec<&str> = text.lines().filter(is_before).collect();
+    files::write_whole(path, |file| kept.iter().try_for_each(|line| writeln!(file, "{line}")))
 }
 
 /// The seed of what is dropped in a step.

@@ -1,0 +1,172 @@
+//! What a run needs to go on: all parameters, moments and counters, and how far it has come, in one file.
+//!
+//! The file is written beside its place and renamed; the one before is kept as `state.previous.safetensors`. A file that was cut
+//! short, by whatever, is refused, and the previous one is used. Tensors are in this crate's layout: this is no model for
+//! others, `last.safetensors` is.
+
+use crate::graph::Values;
+use crate::tensor::{DType, Host, TensorType};
+use crate::{Error, Result, files};
+use safetensors::tensor::{TensorView, serialize};
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const STATE: &str = "state.safetensors";
+const PREVIOUS: &str = "state.previous.safetensors";
+/// The metadata entry of [`Progress`].
+const PROGRESS: &str = "qdetr.progress";
+/// Before the names of parameters, and of the rest.
+const PARAMETER: &str = "parameter.";
+const REST: &str = "state.";
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// Steps done.
+    pub(super) step: u64,
+    /// The best AP so far and the epoch it was behind.
+    pub(super) best: Option<(u64, f64)>,
+    /// Pictures in the training set, and in a batch: with others, steps mean other pictures.
+    pub(super) pictures: usize,
+    pub(super) batch: usize,
+    pub(super) seed: u64,
+}
+
+/// Everything that a run goes on from.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) progress: Progress,
+    pub(super) parameters: Values,
+    pub(super) rest: Values,
+}
+
+impl State {
+    /// Writes the state into a folder; the one that is there becomes the previous one.
+    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+        let (path, previous) = (folder.join(STATE), folder.join(PREVIOUS));
+        let parameters = self.parameters.iter().map(|(name, host)| (format!("{PARAMETER}{name}"), host));
+        let rest = self.rest.iter().map(|(name, host)| (format!("{REST}{name}"), host));
+        let views = parameters.chain(rest).map(|(name, host)| Ok((name, view(host)?)));
+        let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
+        let cannot = |e: &dyn std::fmt::Display| Error::format(&path, format!("cannot be written: {e}"));
+        let progress = serde_json::to_string(&self.progress).map_err(|e| cannot(&e))?;
+        let metadata = HashMap::from([(PROGRESS.to_owned(), progress)]);
+        let bytes = views.and_then(|views| serialize(views, Some(metadata))).map_err(|e| cannot(&e))?;
+        // Beside first: on a full disk nothing has moved yet.
+        let new = folder.join("state.new.safetensors");
+        let written = files::write_whole(&new, |file| file.write_all(&bytes));
+        written?;
+        if path.is_file() {
+            fs::rename(&path, &previous).map_err(Error::io(&path))?;
+        }
+        fs::rename(&new, &path).map_err(Error::io(&path))
+    }
+
+    /// Reads the state of a folder, or the previous one with the reason why; it holds exactly the given tensors.
+    ///
+    /// # Errors
+    /// When neither can be used: what is wrong with the newer one.
+    pub(super) fn load(folder: &Path, parameters: &Types, rest: &Types) -> Result<(Self, Option<String>)> {
+        let (path, previous) = (folder.join(STATE), folder.join(PREVIOUS));
+        let first = read(&path, parameters, rest);
+        match first {
+            Ok(state) => Ok((state, None)),
+            Err(error) if previous.is_file() => match read(&previous, parameters, rest) {
+                Ok(state) => Ok((state, Some(format!("{error}; going on from {}", previous.display())))),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Names and types of tensors.
+pub(super) type Types = BTreeMap<String, TensorType>;
+
+fn view(host: &Host) -> Result<TensorView<'_>, safetensors::SafeTensorError> {
+    let dtype = match host.dtype() {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::U32 => Dtype::U32,
+    };
+    TensorView::new(dtype, host.shape().dims().to_vec(), host.as_bytes())
+}
+
+fn read(path: &PathBuf, parameters: &Types, rest: &Types) -> Result<State> {
+    let wrong = |what: String| Error::format(path, what);
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let no_state = |e: safetensors::SafeTensorError| wrong(format!("is no whole state of a training run: {e}"));
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(no_state)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(no_state)?;
+    let progress = header.metadata().as_ref().and_then(|m| m.get(PROGRESS)).ok_or_else(|| wrong("is no state of a training run".into()))?;
+    let progress = serde_json::from_str(progress).map_err(|e| wrong(format!("has a bad record of its progress: {e}")))?;
+    let take = |prefix: &str, types: &Types| {
+        let one = |(name, &ty): (&String, &TensorType)| {
+            let view = file.tensor(&format!("{prefix}{name}")).map_err(|_| wrong(format!("has no `{name}`: it is of another model")))?;
+            let same = view.shape() == ty.shape.dims() && view.dtype() == Dtype::F32 && ty.dtype == DType::F32;
+            let found = || format!("`{name}` is {:?} {:?}, the model wants {ty}", view.dtype(), view.shape());
+            if same { Ok((name.clone(), Host::from_bytes(ty, view.data()))) } else { Err(wrong(found())) }
+        };
+        types.iter().map(one).collect::<Result<Values>>()
+    };
+    let state = State { progress, parameters: take(PARAMETER, parameters)?, rest: take(REST, rest)? };
+    match file.len() == parameters.len() + rest.len() {
+        true => Ok(state),
+        false => Err(wrong(format!("has {} tensors, the model wants {}", file.len(), parameters.len() + rest.len()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(step: u64) -> State {
+        let values = |v: f32| Values::from([("a".to_owned(), Host::f32([2, 1, 1, 3], vec![v; 6]))]);
+        let progress = Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, seed: 9 };
+        State { progress, parameters: values(step as f32), rest: values(0.5) }
+    }
+
+    fn types() -> Types {
+        Types::from([("a".to_owned(), TensorType::f32([2, 1, 1, 3]))])
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        state(7).save(folder.path()).unwrap();
+        let (found, warning) = State::load(folder.path(), &types(), &types()).unwrap();
+        assert!(warning.is_none());
+        assert_eq!((found.progress, found.parameters, found.rest), (state(7).progress, state(7).parameters, state(7).rest));
+    }
+
+    #[test]
+    fn a_state_cut_short_anywhere_is_refused_and_the_previous_one_used() {
+        let folder = tempfile::tempdir().unwrap();
+        (1..=2).for_each(|step| state(step).save(folder.path()).unwrap());
+        let path = folder.path().join(STATE);
+        let whole = fs::read(&path).unwrap();
+        for length in [0, 4, 8, 40, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let (found, warning) = State::load(folder.path(), &types(), &types()).unwrap();
+            assert_eq!(found.progress.step, 1, "{length}");
+            assert!(warning.unwrap().contains(STATE));
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(State::load(folder.path(), &types(), &types()).unwrap().0.progress.step, 1);
+    }
+
+    #[test]
+    fn a_state_of_another_model_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        state(1).save(folder.path()).unwrap();
+        let other = Types::from([("a".to_owned(), TensorType::f32([6]))]);
+        let error = State::load(folder.path(), &other, &types()).unwrap_err().to_string();
+        assert!(error.contains("`a`") && error.contains("f32[6]"), "{error}");
+        let more = Types::from([("a".to_owned(), TensorType::f32([2, 1, 1, 3])), ("b".to_owned(), TensorType::f32([1]))]);
+        assert!(State::load(folder.path(), &more, &types()).is_err());
+        assert!(State::load(folder.path(), &Types::new(), &types()).is_err());
+    }
+}
