@@ -114,7 +114,9 @@ pub(super) fn cases() -> Vec<Case> {
             Host::f32([3, 2], vec![1e-3, 0.1, 1e-1, 0.0, 0.0, 1.0]),
             Host::f32([CONTROL], control.to_vec()),
         ];
-        cases.push(Case::new(op, inputs, Tolerance { absolute: 1e-7, relative: 1e-5 }));
+        // WGSL allows 2.5 ulp for the division and as much for the root, and their error is of the size of the update, not of
+        // the parameter that is left: on an H100 4 of 65344 were off by 1.8e-7.
+        cases.push(Case::new(op, inputs, Tolerance { absolute: 1e-6, relative: 1e-5 }));
     };
     for (i, n) in TEST_SIZES.into_iter().enumerate() {
         push(n, 10 * i as u64, None, if i % 2 == 0 { first } else { later });
