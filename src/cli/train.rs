@@ -18,7 +18,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The configurations that come with the program.
-const READY: [(&str, &str); 1] = [("bccd-detr", include_str!("../../assets/configs/bccd-detr.json"))];
+const READY: [(&str, &str); 2] = [
+    ("bccd-detr", include_str!("../../assets/configs/bccd-detr.json")),
+    ("bccd-detr-stride16", include_str!("../../assets/configs/bccd-detr-stride16.json")),
+];
 
 /// Arguments of `qdetr train`.
 #[derive(Args)]
@@ -29,7 +32,7 @@ pub(crate) struct Train {
     /// Pictures to be judged on, likewise [default: the split `val` beside, if there is one]
     #[arg(long, value_name = "PATH")]
     val: Option<PathBuf>,
-    /// A configuration in JSON, or the name of a ready-made one: bccd-detr
+    /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16
     #[arg(long, value_name = "FILE|NAME")]
     config: String,
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
@@ -252,6 +255,27 @@ impl Show {
                 let text = format!("epoch {}: AP {:.3}, AP50 {:.3}", epoch + 1, summary.ap, summary.ap50);
                 self.bar.suspend(|| eprintln!("{text}"));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_made_configurations_are_valid() {
+        for (name, json) in READY {
+            let config = TrainConfig::parse(json).unwrap_or_else(|e| panic!("{name}: {e}"));
+            config.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+
+    #[test]
+    fn sizes_are_height_and_width() {
+        assert_eq!(height_width("480x640"), Ok((480, 640)));
+        for wrong in ["480", "0x640", "x", "480x-1", "ax9"] {
+            assert!(height_width(wrong).is_err(), "{wrong}");
         }
     }
 }
