@@ -60,6 +60,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("frozen_norm", "its inputs are frozen"),
     ("layer_norm_backward", "backward"),
     ("matmul", "backward"),
+    ("mask_extent", "of integers"),
     ("mask_resize", "of integers"),
     ("max_pool_backward", "backward"),
     ("prior_backward", "backward"),

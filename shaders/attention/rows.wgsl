@@ -1,8 +1,10 @@
+#import common/gaussian.wgsl
 #import common/index.wgsl
 #import common/reduce.wgsl
 
 // Masked softmax attention, plainly: a workgroup takes one query of one head, an invocation one key of every tile of GROUP
-// keys, then some channels of the result. Any head dimension. The same meaning of masks as in tiled.wgsl.
+// keys, then some channels of the result. Any head dimension. The same meaning of masks and of PRIOR as in
+// tiled.wgsl.
 
 const MASKED = -1e30;
 
@@ -15,6 +17,8 @@ struct Params {
     depth: u32,
     // 1 / sqrt(head dimension)
     scale: f32,
+    columns: u32,
+    inverse_columns: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,22 +26,31 @@ struct Params {
 @group(0) @binding(2) var<storage, read> k: array<element>;
 @group(0) @binding(3) var<storage, read> v: array<element>;
 @group(0) @binding(4) var<storage, read> mask: array<u32>;
-@group(0) @binding(5) var<storage, read_write> y: array<element>;
+// [B, queries, heads] each
+@group(0) @binding(5) var<storage, read> centre: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read> inverse_width: array<vec2<f32>>;
+@group(0) @binding(7) var<storage, read_write> y: array<element>;
 
 var<workgroup> weights: array<f32, GROUP>;
 
-fn score(q_start: u32, key: u32, head: u32) -> f32 {
+// Of query `row`, a query and its head, with a key of its image.
+fn score(row: u32, first_key: u32, key: u32) -> f32 {
     if HAS_MASK {
-        if mask[key] == 0u {
+        if mask[first_key + key] == 0u {
             return MASKED;
         }
     }
-    let k_start = (key * p.heads + head) * p.depth;
+    let q_start = row * p.depth;
+    let k_start = ((first_key + key) * p.heads + row % p.heads) * p.depth;
     var product = 0.0;
     for (var c = 0u; c < p.depth; c++) {
         product += f32(q[q_start + c]) * f32(k[k_start + c]);
     }
-    return product * p.scale;
+    product *= p.scale;
+    if PRIOR {
+        product += gaussian(centre[row], inverse_width[row], cell_of(key, p.columns, p.inverse_columns));
+    }
+    return product;
 }
 
 @compute @workgroup_size(GROUP)
@@ -63,7 +76,7 @@ fn main(
     var total = 0.0;
     for (var tile = 0u; tile < p.keys; tile += GROUP) {
         let inside = tile + local < p.keys;
-        let mine = select(MASKED, score(q_start, first_key + min(tile + local, p.keys - 1u), head), inside);
+        let mine = select(MASKED, score(row, first_key, min(tile + local, p.keys - 1u)), inside);
         let new_top = max(top, reduce_max(local, mine));
         let weight = select(0.0, exp(mine - new_top), inside);
         weights[local] = weight;

@@ -1,3 +1,5 @@
+#import common/gaussian.wgsl
+
 // Masked softmax attention in one pass over the keys: y = softmax(q kᵀ · scale) v for each head.
 //
 // A workgroup takes QUERIES queries of one head and shares each tile of KEYS keys and values between them. SPLITS invocations
@@ -5,9 +7,10 @@
 // values; in the end they are joined in a fixed order. DEPTH counts the vec4s of a head. Scores are kept in units of log 2.
 //
 // A masked key's score is MASKED, a large finite negative: its weight becomes 0 with the first valid key, and a query
-// without any valid key gets the mean of all values.
+// without any valid key gets the mean of all values. PRIOR adds SMCA's Gaussian to the scores; the keys are the cells of a grid.
 
 const MASKED = -1e30;
+const LOG2_E = 1.4426950408889634;
 const THREADS = QUERIES * SPLITS;
 const PER_SPLIT = KEYS / SPLITS;
 // One vec4 more than a row needs, so that the rows of neighbouring keys begin in different banks.
@@ -20,6 +23,8 @@ struct Params {
     pieces: u32,
     // 1 / sqrt(head dimension) / ln 2
     scale: f32,
+    columns: u32,
+    inverse_columns: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -27,11 +32,15 @@ struct Params {
 @group(0) @binding(2) var<storage, read> k: array<element4>;
 @group(0) @binding(3) var<storage, read> v: array<element4>;
 @group(0) @binding(4) var<storage, read> mask: array<u32>;
-@group(0) @binding(5) var<storage, read_write> y: array<element4>;
+// [B, queries, heads] each
+@group(0) @binding(5) var<storage, read> centre: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read> inverse_width: array<vec2<f32>>;
+@group(0) @binding(7) var<storage, read_write> y: array<element4>;
 
 var<workgroup> key_tile: array<vec4<f32>, KEYS * ROW>;
 var<workgroup> value_tile: array<vec4<f32>, KEYS * ROW>;
 var<workgroup> valid_tile: array<u32, KEYS>;
+var<workgroup> cell_tile: array<vec2<f32>, KEYS>;
 var<workgroup> largest: array<f32, THREADS>;
 var<workgroup> sums: array<f32, THREADS>;
 var<workgroup> weighted: array<vec4<f32>, THREADS>;
@@ -53,6 +62,13 @@ fn main(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) grou
     }
     var top = MASKED;
     var total = 0.0;
+    var my_centre = vec2<f32>();
+    var my_inverse_width = vec2<f32>();
+    if PRIOR {
+        let at = (group.z * p.queries + min(query, p.queries - 1u)) * (p.pieces / DEPTH) + group.y;
+        my_centre = centre[at];
+        my_inverse_width = inverse_width[at];
+    }
 
     // Each invocation carries one vec4 of the next tile in registers while the tile before it is in use.
     let row = local / DEPTH;
@@ -77,6 +93,9 @@ fn main(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) grou
         }
         if local < KEYS {
             valid_tile[local] = next_valid;
+            if PRIOR {
+                cell_tile[local] = cell_of(min(tile + local, p.keys - 1u), p.columns, p.inverse_columns);
+            }
         }
         workgroupBarrier();
         if tile + KEYS < p.keys {
@@ -96,7 +115,10 @@ fn main(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) grou
             for (var c = 0u; c < DEPTH; c++) {
                 products += mine[c] * key_tile[key * ROW + c];
             }
-            let score = (products.x + products.y) + (products.z + products.w);
+            var score = (products.x + products.y) + (products.z + products.w);
+            if PRIOR {
+                score += gaussian(my_centre, my_inverse_width, cell_tile[key]) * LOG2_E;
+            }
             // The last tile repeats the last key behind the end: it changes no maximum, and its weight is 0 below.
             scores[j] = select(score, MASKED, valid_tile[key] == 0u);
             new_top = max(new_top, scores[j]);

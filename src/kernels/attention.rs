@@ -1,10 +1,13 @@
-//! Multi-head attention between projections, fused: `y = softmax(q kᵀ / √d + mask) v` for each head.
+//! Multi-head attention between projections, fused: `y = softmax(q kᵀ / √d + prior + mask) v` for each head.
 //!
 //! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, mask `[B, S]` (`u32`, 1 = valid), y as q. Head h has the channels
 //! `h·d .. (h+1)·d`, `d = C / heads`, as in PyTorch's `MultiheadAttention` after its projections.
 //! A masked key gets exactly weight 0; a query without any valid key gets the mean of all values (PyTorch: NaN).
-//! For inference: the attention map never exists, so it has no gradient. Training uses [`softmax`](super::softmax).
+//! SMCA's Gaussian [`prior`](super::prior), when there is one, adds centre and inverse width to the inputs, f32 `[B, N, h, 2]`.
+//! For inference: the attention map never exists, so it has no gradient. Training uses [`heads`](super::heads) and
+//! [`softmax`](super::softmax).
 
+use super::prior;
 use super::softmax::{softmax_row, test_mask};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
@@ -13,6 +16,7 @@ use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Workgroups that keep a large GPU busy: below that, queries are spread over more workgroups, keys over more invocations.
 const ENOUGH_GROUPS: usize = 160;
@@ -21,11 +25,13 @@ const THREADS: usize = 256;
 /// Invocations of a workgroup of the plain kernel.
 const PLAIN_GROUP: usize = 64;
 
-/// Attention of q, k, v and maybe a mask.
+/// Attention of q, k, v, maybe a mask, and what the prior needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     /// Number of heads.
     pub heads: usize,
+    /// With the Gaussian prior; the keys form rows of this many cells.
+    pub prior: Option<usize>,
 }
 
 /// Sizes of one attention.
@@ -66,7 +72,7 @@ impl Attention {
             .constant("SPLITS", splits)
             .constant("KEYS", tile)
             .constant("DEPTH", depth / 4)
-            .params(Words::of([queries, keys, self.heads * depth / 4]).float(scale))
+            .params(self.grid(Words::of([queries, keys, self.heads * depth / 4]).float(scale)))
             .over_grid([queries.div_ceil(queries_a_group), self.heads, batch]);
         Some(dispatch)
     }
@@ -78,13 +84,27 @@ impl Attention {
             .constant("GROUP", PLAIN_GROUP)
             .constant("LANES", PLAIN_GROUP)
             .constant("CHANNELS", depth.div_ceil(PLAIN_GROUP))
-            .params(Words::of([batch, queries, keys, self.heads, depth]).float(1.0 / (depth as f32).sqrt()))
+            .params(self.grid(Words::of([batch, queries, keys, self.heads, depth]).float(1.0 / (depth as f32).sqrt())))
             .over_groups(batch * queries * self.heads)
     }
 
     fn common(self, dispatch: Dispatch, inputs: &[TensorType]) -> Dispatch {
-        let has_mask = inputs.len() == 4;
-        dispatch.element("element", inputs[0].dtype).flag("HAS_MASK", has_mask).bind([0, 1, 2, if has_mask { 3 } else { 0 }])
+        let mask = self.mask(inputs.len());
+        let points = self.prior.map_or([0, 0], |_| [inputs.len() - 2, inputs.len() - 1]);
+        let bindings = [0, 1, 2, mask.unwrap_or(0), points[0], points[1]];
+        dispatch.element("element", inputs[0].dtype).flag("HAS_MASK", mask.is_some()).flag("PRIOR", self.prior.is_some()).bind(bindings)
+    }
+
+    /// The words `columns` and `inverse_columns`.
+    fn grid(self, words: Words) -> Words {
+        let columns = self.prior.unwrap_or(1);
+        words.word(columns as u32).float(1.0 / columns as f32)
+    }
+
+    /// Which of so many inputs is the mask.
+    fn mask(self, inputs: usize) -> Option<usize> {
+        let points = if self.prior.is_some() { 2 } else { 0 };
+        (inputs == 4 + points).then_some(3)
     }
 }
 
@@ -94,17 +114,24 @@ impl Op for Attention {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        assert!((3..=4).contains(&inputs.len()), "attention: wants q, k, v and maybe a mask, found {}", ids(inputs));
+        let points = if self.prior.is_some() { 2 } else { 0 };
+        let number = (3..=4).contains(&inputs.len().wrapping_sub(points));
+        assert!(number, "attention: wants q, k, v, maybe a mask, and two points for a prior, found {}", ids(inputs));
         let (q, k) = (inputs[0], inputs[1]);
-        let ([batch, _, channels], [_, keys, _]) = (q.shape.blc(), k.shape.blc());
+        let ([batch, queries, channels], [_, keys, _]) = (q.shape.blc(), k.shape.blc());
         let fits = self.heads > 0
             && channels.is_multiple_of(self.heads)
             && q.dtype.is_float()
             && k == TensorType::new([batch, keys, channels], q.dtype)
             && inputs[2] == k
-            && inputs.get(3).is_none_or(|mask| *mask == TensorType::new([batch, keys], DType::U32));
+            && self.mask(inputs.len()).is_none_or(|i| inputs[i] == TensorType::new([batch, keys], DType::U32));
         let want = "wants q [B, N, C], k and v [B, S, C], maybe a mask u32[B, S], and heads that divide C";
         assert!(fits, "attention: {want}, found {} heads, {}", self.heads, ids(inputs));
+        if let Some(columns) = self.prior {
+            let point = TensorType::f32([batch, queries, self.heads, 2]);
+            let fits = prior::is_grid(keys, columns) && inputs[inputs.len() - 2..] == [point, point];
+            assert!(fits, "attention: wants a prior of two {point} and keys in rows of {columns}, found {}", ids(inputs));
+        }
         vec![q]
     }
 
@@ -112,13 +139,17 @@ impl Op for Attention {
         let types: Vec<TensorType> = inputs.iter().map(|h| h.ty()).collect();
         let Sizes { queries, keys, depth, .. } = self.sizes(&types);
         let [q, k, v] = [0, 1, 2].map(|i| inputs[i].to_f32());
+        let points = self.prior.map(|_| [2, 1].map(|from_end| inputs[inputs.len() - from_end].to_f32()));
         let mut y = vec![0.0; outputs[0].shape.len()];
         y.par_chunks_mut(depth).enumerate().for_each(|(row, y)| {
             let (head, batch) = (row % self.heads, row / (self.heads * queries));
             let at = |key: usize| ((batch * keys + key) * self.heads + head) * depth;
             let dot = |key: usize| q[row * depth..][..depth].iter().zip(&k[at(key)..]).map(|(q, k)| q * k).sum::<f32>();
-            let scores: Vec<f32> = (0..keys).map(|key| dot(key) / (depth as f32).sqrt()).collect();
-            let mask = inputs.get(3).map(|m| &m.as_u32()[batch * keys..][..keys]);
+            let mut scores: Vec<f32> = (0..keys).map(|key| dot(key) / (depth as f32).sqrt()).collect();
+            if let (Some(columns), Some([centre, inverse_width])) = (self.prior, &points) {
+                prior::add(&mut scores, &centre[2 * row..], &inverse_width[2 * row..], columns, DType::F32);
+            }
+            let mask = self.mask(inputs.len()).map(|i| &inputs[i].as_u32()[batch * keys..][..keys]);
             for (key, weight) in softmax_row(&scores, mask).into_iter().enumerate() {
                 for (y, v) in y.iter_mut().zip(&v[at(key)..]) {
                     *y += weight * v;
@@ -142,7 +173,21 @@ impl Op for Attention {
 /// (`u32[B, S]`) take no part; a query whose keys are all masked gets the mean of all values.
 pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, heads: usize, key_mask: Option<Var>) -> Var {
     let inputs: Vec<Var> = [q, k, v].into_iter().chain(key_mask).collect();
-    g.apply(Attention { heads }, &inputs)
+    g.apply(Attention { heads, prior: None }, &inputs)
+}
+
+/// [`attention`] with SMCA's Gaussian around `centre` (x, y) in cells, f32 `[B, N, h, 2]`, with `inverse_width` of the same type;
+/// the keys are a feature map's cells, `columns` in a row.
+pub fn attention_with_prior(
+    g: &mut Graph,
+    [q, k, v]: [Var; 3],
+    heads: usize,
+    key_mask: Option<Var>,
+    columns: usize,
+    points: [Var; 2],
+) -> Var {
+    let inputs: Vec<Var> = [q, k, v].into_iter().chain(key_mask).chain(points).collect();
+    g.apply(Attention { heads, prior: Some(columns) }, &inputs)
 }
 
 /// Cases of the op table.
@@ -170,11 +215,18 @@ pub fn cases() -> Vec<Case> {
         let loud = |host: Host| Host::f32(host.shape().dims(), host.to_f32().iter().map(|v| v * 3.0).collect());
         let c = heads * d;
         let inputs = vec![loud(noise([b, n, c], seed)), loud(noise([b, s, c], seed + 1)), noise([b, s, c], seed + 2)];
-        let case = Case::new(Attention { heads }, inputs, Tolerance::of(2e-5));
+        let case = Case::new(Attention { heads, prior: None }, inputs, Tolerance::of(2e-5));
         let mut masked = case.clone();
         masked.inputs.push(test_mask(b, s, seed + 3, b > 1));
+        let columns = (1..=s.min(13)).rev().find(|&c| s.is_multiple_of(c)).unwrap_or(1);
+        let mut around_points = if i % 2 == 0 { masked.clone() } else { case.clone() };
+        around_points.op = Arc::new(Attention { heads, prior: Some(columns) });
+        around_points.inputs.extend(prior::test_points([b, n, heads], columns, s / columns, seed + 4));
         if n < 1000 {
-            cases.extend([masked.in_f16(Tolerance::of(2e-3)), case.in_f16(Tolerance::of(2e-3)), masked]);
+            let mut half = around_points.in_f16(Tolerance::of(2e-3));
+            let points = half.inputs.len() - 2;
+            half.inputs[points..].clone_from_slice(&around_points.inputs[points..]);
+            cases.extend([masked.in_f16(Tolerance::of(2e-3)), case.in_f16(Tolerance::of(2e-3)), half, masked, around_points]);
         }
         cases.push(case);
     }
@@ -191,7 +243,7 @@ mod tests {
 
     #[test]
     fn small_problems_are_spread_over_more_workgroups() {
-        let groups = |n, s| Attention { heads: 8 }.tiled(&types(1, n, s, 256)).map(|d| d.groups);
+        let groups = |n, s| Attention { heads: 8, prior: None }.tiled(&types(1, n, s, 256)).map(|d| d.groups);
         assert_eq!(groups(850, 850), Some([27, 8, 1]));
         assert_eq!(groups(100, 850), Some([13, 8, 1]));
     }
@@ -199,6 +251,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "found 3 heads, f32[1, 2, 8]")]
     fn heads_that_do_not_divide_the_channels_are_refused() {
-        Attention { heads: 3 }.outputs(&types(1, 2, 3, 8));
+        Attention { heads: 3, prior: None }.outputs(&types(1, 2, 3, 8));
     }
 }

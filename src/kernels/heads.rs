@@ -89,7 +89,7 @@ impl Op for Scores {
             Behind::Nothing => &[],
             Behind::Dropout(_) => &[seed_type()],
             Behind::Prior(columns) => {
-                assert!(columns > 0 && s.is_multiple_of(columns) && s < prior::MOST_KEYS, "scores: {s} keys are no grid {columns} wide");
+                assert!(prior::is_grid(s, columns), "scores: {s} keys are no grid {columns} wide");
                 &[points, points]
             }
         };

@@ -1,4 +1,5 @@
-//! Where a token is: DETR's sine position encoding, and the resize of the padding mask that it is made from.
+//! Where a token is: DETR's sine position encoding, the resize of the padding mask that it is made from, and how large the
+//! image behind a mask is.
 //!
 //! With `y` and `x` the number of valid pixels up to and including a pixel, along its column and its row, divided by the
 //! number in the whole line (+ 1e-6) and times 2π: channels `2i` and `2i + 1` of the first C/2 are
@@ -117,6 +118,49 @@ impl Op for MaskResize {
     }
 }
 
+/// How wide and high the image behind a mask is, in cells of a feature map: `u32[B, H, W]` to f32 `[B, repeat, 2]`, (x, y). An
+/// image fills the upper left corner of its mask, so that its first row and column tell its size.
+#[derive(Clone, Copy, Debug)]
+pub struct MaskExtent {
+    /// Pixels of a cell.
+    pub stride: usize,
+    /// How often each image's extent stands in the result.
+    pub repeat: usize,
+}
+
+impl Op for MaskExtent {
+    fn name(&self) -> &'static str {
+        "mask_extent"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let [mask] = inputs else { panic!("mask_extent: wants one input, found {}", inputs.len()) };
+        let [batch, _, _] = mask.shape.blc();
+        assert!(mask.dtype == DType::U32 && self.stride > 0, "mask_extent: wants a mask u32[B, H, W], found {mask}, {self:?}");
+        vec![TensorType::f32([batch, self.repeat, 2])]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let [_, height, width] = inputs[0].shape().blc();
+        let scale = 1.0 / self.stride as f32;
+        let extent = |mask: &[u32]| {
+            let count = |step: usize, n: usize| (0..n).filter(|i| mask[i * step] != 0).count() as f32;
+            [count(1, width) * scale, count(width, height) * scale].repeat(self.repeat)
+        };
+        vec![Host::f32(outputs[0].shape.dims(), inputs[0].as_u32().chunks(height * width).flat_map(extent).collect())]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        let [batch, height, width] = inputs[0].shape.blc();
+        let kernel = Dispatch::new(wgsl!("position/extent.wgsl"), 1)
+            .constant("GROUP", GROUP)
+            .constant("LANES", GROUP)
+            .params(Words::of([batch, height, width, self.repeat]).float(1.0 / self.stride as f32))
+            .over_groups(batch);
+        vec![kernel]
+    }
+}
+
 /// The sine position encoding `[B, h·w, channels]` of the tokens of a mask `u32[B, h, w]` (1 = valid), in the type `to`.
 ///
 /// # Panics
@@ -129,6 +173,11 @@ pub fn sine_position(g: &mut Graph, mask: Var, channels: usize, to: DType) -> Va
 /// The mask `u32[B, H, W]` at another size, each pixel the nearest of the source.
 pub fn mask_resize(g: &mut Graph, mask: Var, height: usize, width: usize) -> Var {
     g.apply(MaskResize { height, width }, &[mask])
+}
+
+/// Width and height of the images behind a mask `u32[B, H, W]`, in cells of `stride` pixels: f32 `[B, repeat, 2]`.
+pub fn mask_extent(g: &mut Graph, mask: Var, stride: usize, repeat: usize) -> Var {
+    g.apply(MaskExtent { stride, repeat }, &[mask])
 }
 
 /// Cases of the op table: batch, height, width, channels, and the size to resize to.
@@ -154,12 +203,16 @@ pub fn cases() -> Vec<Case> {
             let sine = |to| SinePosition { channels, to };
             cases.push(Case::new(sine(DType::F32), vec![mask.clone()], Tolerance::of(4e-6)));
             cases.push(Case::new(sine(DType::F16), vec![mask.clone()], Tolerance::of(1e-3)));
-            cases.push(Case::new(MaskResize { height, width }, vec![mask], Tolerance::EXACT));
+            cases.push(Case::new(MaskResize { height, width }, vec![mask.clone()], Tolerance::EXACT));
+            let extent = MaskExtent { stride: [1, 16, 32][i % 3], repeat: [1, 100, 257][i / 3] };
+            cases.push(Case::new(extent, vec![mask], Tolerance::of(1e-6)));
         }
     }
     // More than 65,535 workgroups.
     let large = vec![Host::u32([1, 2, 1], vec![1, 0])];
     cases.push(Case::new(MaskResize { height: 4097, width: 4096 }, large, Tolerance::EXACT));
+    let many = vec![Host::u32([65_540, 1, 2], (0..131_080).map(|i| i % 3).collect())];
+    cases.push(Case::new(MaskExtent { stride: 1, repeat: 1 }, many, Tolerance::EXACT));
     cases
 }
 

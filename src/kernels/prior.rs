@@ -20,7 +20,12 @@ const SMOOTH: f32 = 0.125;
 const GROUP: usize = 128;
 
 /// Keys that the shaders can find the cells of.
-pub(super) const MOST_KEYS: usize = 1 << 21;
+const MOST_KEYS: usize = 1 << 21;
+
+/// Whether so many keys fill rows of so many cells.
+pub(super) fn is_grid(keys: usize, columns: usize) -> bool {
+    columns > 0 && keys.is_multiple_of(columns) && keys < MOST_KEYS
+}
 
 /// Distances of a centre from a cell, along x and y.
 fn distances(centre: &[f32], key: usize, columns: usize) -> [f32; 2] {
@@ -52,8 +57,7 @@ impl Op for PriorBackward {
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [batch, heads, n, s] = inputs[0].shape.bhwc();
         let points = TensorType::f32([batch, n, heads, 2]);
-        let grid = self.columns > 0 && s.is_multiple_of(self.columns) && s < MOST_KEYS;
-        let fits = inputs[0].dtype.is_float() && inputs[1..] == [points, points] && grid;
+        let fits = inputs[0].dtype.is_float() && inputs[1..] == [points, points] && is_grid(s, self.columns);
         let want = "wants d_scores [B, h, N, S] on a grid, centre and inverse width f32 [B, N, h, 2]";
         assert!(fits, "prior_backward: {want}, found {self:?}, {}", ids(inputs));
         vec![points, points]
