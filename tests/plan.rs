@@ -10,7 +10,8 @@ use qdetr::data::preprocess::{Batch, Resize, Sample};
 use qdetr::gpu::{Gpu, Options, Tier};
 use qdetr::graph::check::{noise, trace};
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
-use qdetr::models::config::{Backbone, Block, ResNet};
+use qdetr::models::config::{Attention, Backbone, Block, ResNet};
+use qdetr::models::smca::Image;
 use qdetr::models::transformer::{Tokens, decoder, encoder};
 use qdetr::models::{BatchSize, Detector, ModelConfig, Results, detector, detr};
 use qdetr::nn::{Net, Precision};
@@ -30,6 +31,7 @@ fn small() -> ModelConfig {
         queries: 9,
         classes: 5,
         class_names: Vec::new(),
+        attention: Attention::Plain,
     }
 }
 
@@ -259,7 +261,8 @@ fn what_lies_under_the_mask_does_not_matter() {
     let positions = net.input("positions", TensorType::f32([1, cells, 32]));
     let mask = net.input("mask", TensorType::new([1, cells], DType::U32));
     let memory = encoder(&mut net, &config, Tokens { features, positions, mask });
-    let layers = decoder(&mut net, &config, Tokens { features: memory, positions, mask });
+    let image = Image { mask, stride: 1, columns: cells };
+    let layers = decoder(&mut net, &config, Tokens { features: memory, positions, mask }, image, 0).layers;
     net.output("hidden", layers[1]);
     let (graph, specs) = net.into_parts();
     let plan = compiled(gpu(), &graph, &hashed::params(&specs));

@@ -88,6 +88,23 @@ impl Backbone {
     }
 }
 
+/// How the decoder's queries look at the image, and with it how classes are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// DETR: everywhere alike; softmax over the classes and no-object.
+    #[default]
+    Plain,
+    /// SMCA-DETR, single scale with a scale for each head and axis: around a point that each query predicts; a sigmoid for each class.
+    Smca,
+}
+
+impl Attention {
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+}
+
 /// A detection transformer, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,13 +121,16 @@ pub struct ModelConfig {
     pub decoder_layers: usize,
     /// Hidden width of the feed-forward blocks, 2048 in DETR.
     pub ffn: usize,
-    /// Object queries, 100 in DETR.
+    /// Object queries, 100 in DETR, 300 in SMCA-DETR.
     pub queries: usize,
     /// Classes without the no-object class; the logits have one more. 91 for COCO, whose ids have holes.
     pub classes: usize,
     /// Name of each class id; shorter than `classes` or empty when unknown. COCO's holes are `N/A`.
     #[serde(default)]
     pub class_names: Vec<String>,
+    /// How queries look at the image: DETR's way unless a file says otherwise.
+    #[serde(default, skip_serializing_if = "Attention::is_plain")]
+    pub attention: Attention,
 }
 
 /// No sane model is wider, deeper or has more queries than this; larger numbers in a file are damage or malice. No weight
@@ -134,7 +154,16 @@ impl ModelConfig {
             queries: 100,
             classes: 91,
             class_names: Vec::new(),
+            attention: Attention::Plain,
         })
+    }
+
+    /// SMCA-DETR as published (single scale): DETR with 300 queries and the Gaussian prior.
+    ///
+    /// # Errors
+    /// On an unknown backbone name.
+    pub fn smca(backbone: &str) -> Result<Self> {
+        Ok(Self { queries: 300, attention: Attention::Smca, ..Self::detr(backbone)? })
     }
 
     /// The name of a class id, or its number.

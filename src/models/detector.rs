@@ -88,13 +88,13 @@ impl Detector {
         self.session.call(size, [("pixel_values", pixels), ("pixel_mask", mask)])
     }
 
-    /// What is on the pictures of a batch, one list a picture, best first: all queries whose score is at least `threshold`.
+    /// What is on the pictures of a batch, one list a picture, best first: all with a score of at least `threshold`.
     ///
     /// # Errors
     /// As [`Detector::run`]; [`crate::Error::NotFinite`] when the network's answers are no numbers.
     pub fn detect(&mut self, batch: &Batch, threshold: f32) -> Result<Vec<Vec<Detection>>> {
         let results = self.run(&batch.pixels, &batch.mask)?;
-        detections(&results["logits"], &results["pred_boxes"], &batch.original, threshold)
+        detections(self.config.attention, &results["logits"], &results["pred_boxes"], &batch.original, threshold)
     }
 }
 
@@ -141,5 +141,29 @@ mod tests {
         for (name, init) in starts {
             assert_eq!(specs[name].init, init, "{name}");
         }
+    }
+
+    #[test]
+    fn smca_starts_as_in_the_original() {
+        let specs = specs(&ModelConfig::smca("resnet50").unwrap()).unwrap();
+        let starts = [
+            ("transformer.decoder.layers.0.point1.layers.0.weight", Init::Uniform((6.0f32 / 512.0).sqrt())),
+            ("transformer.decoder.layers.0.point1.layers.2.weight", Init::Uniform((6.0f32 / 258.0).sqrt())),
+            ("transformer.decoder.layers.0.point1.layers.2.bias", Init::Uniform(1.0 / 16.0)),
+            ("transformer.decoder.layers.5.point2.weight", Init::Uniform((6.0f32 / 272.0).sqrt())),
+            ("transformer.decoder.layers.5.point3.weight", Init::Constant(0.0)),
+            ("transformer.decoder.layers.5.point3.bias", Init::Constant(1.0)),
+            ("transformer.decoder.layers.5.norm4.weight", Init::Constant(1.0)),
+            ("class_embed.bias", Init::Constant(-(99f32.ln()))),
+            ("bbox_embed.layers.0.weight", Init::Uniform(1.0 / 16.0)),
+        ];
+        for (name, init) in starts {
+            match (specs[name].init, init) {
+                (Init::Constant(found), Init::Constant(wanted)) => assert!((found - wanted).abs() < 1e-6, "{name}: {found}"),
+                (found, wanted) => assert_eq!(found, wanted, "{name}"),
+            }
+        }
+        assert_eq!(specs["query_embed.weight"].shape.dims(), [300, 256]);
+        assert!(!specs.contains_key("transformer.decoder.layers.1.point1.layers.0.weight"));
     }
 }

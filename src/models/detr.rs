@@ -1,9 +1,12 @@
-//! DETR: backbone, transformer and heads, as one graph.
+//! DETR and SMCA-DETR: backbone, transformer and heads, as one graph.
 
 use super::ModelConfig;
 use super::backbone::backbone;
-use super::transformer::{Tokens, decoder, decoder_norm, encoder};
+use super::config::Attention;
+use super::smca::Image;
+use super::transformer::{Decoded, Tokens, decoder, decoder_norm, encoder};
 use crate::graph::Var;
+use crate::kernels::concat::concat;
 use crate::kernels::position::{mask_resize, sine_position};
 use crate::kernels::unary::{cast, sigmoid};
 use crate::nn::{Conv, Linear, Net, Precision, mlp};
@@ -37,6 +40,12 @@ pub enum Results {
     /// Also `feature_map [B, h, w, channels]`, `encoder_memory [B, L, C]`, and of each decoder layer `i`
     /// `decoder_hidden.i [B, N, C]` (behind the shared norm), `aux_logits.i` and `aux_boxes.i`.
     Everything,
+    /// What losses need: `logits [layers · B, N, K + 1]` and `pred_boxes [layers · B, N, 4]` of all decoder layers, the first
+    /// one first, and N the object queries and so many groups of auxiliary ones behind them.
+    Layers {
+        /// Auxiliary groups of queries, each as many as the object queries.
+        query_groups: usize,
+    },
 }
 
 /// The values of one forward.
@@ -46,15 +55,16 @@ pub struct Forward {
     pub feature_map: Var,
     /// What the encoder gives, `[B, L, C]`.
     pub memory: Var,
-    /// Decoder layers behind the shared norm, `[B, N, C]`: all of them, or only the last.
+    /// Decoder layers behind the shared norm, `[B, N, C]`: each of them, only the last, or for losses all in one
+    /// `[layers · B, N, C]`.
     pub hidden: Vec<Var>,
-    /// The class head on each of them, f32 `[B, N, K + 1]`.
+    /// The class head on each of them, f32 `[.., N, K + 1]`.
     pub logits: Vec<Var>,
-    /// The box head on each of them, f32 `[B, N, 4]`, cxcywh from 0 to 1.
+    /// The box head on each of them, f32 `[.., N, 4]`, cxcywh from 0 to 1.
     pub boxes: Vec<Var>,
 }
 
-/// DETR's forward on `pixels` f32 `[B, H, W, 3]`, normalized and zero on padding, and `mask` u32 `[B, H, W]`, 1 on the image.
+/// The forward on `pixels` `[B, H, W, 3]`, normalized and zero on padding, and `mask` u32 `[B, H, W]`, 1 on the image.
 pub fn forward(net: &mut Net, config: &ModelConfig, pixels: Var, mask: Var, results: Results) -> Forward {
     let dtype = net.precision().dtype();
     let feature_map = net.scoped("backbone.0.body", |net| backbone(net, &config.backbone, pixels));
@@ -63,34 +73,70 @@ pub fn forward(net: &mut Net, config: &ModelConfig, pixels: Var, mask: Var, resu
     let features = net.reshape(projected, [b, h * w, c]);
     let cells = mask_resize(net, mask, h, w);
     let positions = sine_position(net, cells, c, dtype);
+    let image = Image { mask, stride: config.backbone.stride(), columns: w };
     let mask = net.reshape(cells, [b, h * w]);
     let memory = encoder(net, config, Tokens { features, positions, mask });
-    let mut layers = decoder(net, config, Tokens { features: memory, positions, mask });
-    if results == Results::Answers {
-        layers.drain(..layers.len() - 1);
-    }
+    let groups = if let Results::Layers { query_groups } = results { query_groups } else { 0 };
+    let decoded = decoder(net, config, Tokens { features: memory, positions, mask }, image, groups);
+    let layers = match results {
+        Results::Answers => decoded.layers[decoded.layers.len() - 1..].to_vec(),
+        Results::Everything => decoded.layers.clone(),
+        // The heads are the same for all layers: one pass over all of them.
+        Results::Layers { .. } => vec![concat(net, &decoded.layers)],
+    };
     let hidden: Vec<Var> = layers.into_iter().map(|x| decoder_norm(net, x)).collect();
-    let logits = hidden.iter().map(|&x| Linear::new(config.classes + 1).answer().forward(net, "class_embed", x)).collect();
-    let boxes = hidden.iter().map(|&x| box_head(net, c, x)).collect();
+    let logits = hidden.iter().map(|&x| class_head(net, config, x)).collect();
+    let boxes = hidden.iter().map(|&x| box_head(net, c, &decoded, x)).collect();
     Forward { feature_map, memory, hidden, logits, boxes }
 }
 
-fn box_head(net: &mut Net, c: usize, x: Var) -> Var {
-    let y = mlp(net, "bbox_embed", x, &[c, c, 4]);
+/// The probability of every class that SMCA-DETR starts with.
+const FIRST_GUESS: f32 = 0.01;
+
+fn class_head(net: &mut Net, config: &ModelConfig, x: Var) -> Var {
+    let head = Linear::new(config.classes + 1).answer();
+    let head = match config.attention {
+        Attention::Plain => head,
+        Attention::Smca => head.bias((FIRST_GUESS / (1.0 - FIRST_GUESS)).ln()),
+    };
+    head.forward(net, "class_embed", x)
+}
+
+fn box_head(net: &mut Net, c: usize, decoded: &Decoded, x: Var) -> Var {
+    let mut y = mlp(net, "bbox_embed", x, &[c, c, 4], None);
+    if let Some(reference) = decoded.reference {
+        y = reference.shift_boxes(net, y);
+    }
     sigmoid(net, y)
 }
 
-/// DETR's inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
+/// The inputs of a network for one batch size: `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`.
+fn inputs(net: &mut Net, BatchSize { images, height, width }: BatchSize) -> [Var; 2] {
+    let pixels = net.input("pixel_values", TensorType::f32([images, height, width, 3]));
+    [pixels, net.input("pixel_mask", TensorType::new([images, height, width], DType::U32))]
+}
+
+/// The network to be trained, for one batch size: inputs `seed`, `pixel_values` and `pixel_mask`, and the forward of all decoder
+/// layers, `logits[0]` and `boxes[0]`, with so many auxiliary groups of queries. It has no outputs yet.
+///
+/// # Panics
+/// As [`detr`].
+pub fn for_training(config: &ModelConfig, size: BatchSize, precision: Precision, dropout: f32, query_groups: usize) -> (Net, Forward) {
+    let mut net = Net::for_training(precision, dropout);
+    let [pixels, mask] = inputs(&mut net, size);
+    let forward = forward(&mut net, config, pixels, mask, Results::Layers { query_groups });
+    (net, forward)
+}
+
+/// The inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
 /// results as asked for, all f32.
 ///
 /// # Panics
 /// When the image is too small for the backbone to leave a cell, or a tensor would have more than 2³² elements: see
 /// [`ModelConfig::validate`] and [`super::Detector`].
 pub fn detr(config: &ModelConfig, size: BatchSize, precision: Precision, results: Results) -> Net {
-    let BatchSize { images, height, width } = size;
     let mut net = Net::new(precision);
-    let pixels = net.input("pixel_values", TensorType::f32([images, height, width, 3]));
-    let mask = net.input("pixel_mask", TensorType::new([images, height, width], DType::U32));
+    let [pixels, mask] = inputs(&mut net, size);
     let all = forward(&mut net, config, pixels, mask, results);
     let mut output = |name: &str, var: Var| {
         let var = cast(&mut net, var, DType::F32);

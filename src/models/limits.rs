@@ -56,7 +56,9 @@ fn largest_tensor(config: &ModelConfig, size: BatchSize, precision: Precision) -
     let queries = images * config.queries as u128 * width.max(ffn);
     let activations = maps.max(tokens).max(queries) * precision.dtype().size() as u128;
     let logits = images * config.queries as u128 * (classes + 1);
-    activations.max(4 * logits).max(12 * pixels(1))
+    // SMCA-DETR's points, always f32.
+    let points = images * (config.queries * 2 * config.heads) as u128;
+    activations.max(4 * logits).max(4 * points).max(12 * pixels(1))
 }
 
 #[cfg(test)]
@@ -72,7 +74,8 @@ mod tests {
     fn the_largest_tensor_is_that_of_the_graph() {
         for (backbone, h, w) in [("resnet50", 97, 131), ("resnet18", 64, 33), ("resnet101-dc5", 50, 70), ("mobilenet_v2", 97, 45)] {
             for precision in [Precision::F32, Precision::F16] {
-                let config = ModelConfig { ffn: 64, ..ModelConfig::detr(backbone).unwrap() };
+                let model = if h % 2 == 0 { ModelConfig::detr(backbone) } else { ModelConfig::smca(backbone) };
+                let config = ModelConfig { ffn: 64, ..model.unwrap() };
                 let graph = detr(&config, size(2, h, w), precision, Results::Answers);
                 let made = |v: &crate::graph::Value| !matches!(v.origin, crate::graph::Origin::Param(_));
                 let activations = graph.values().iter().filter(|v| made(v));

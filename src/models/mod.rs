@@ -11,11 +11,12 @@ pub mod detr;
 mod limits;
 pub mod postprocess;
 mod session;
+pub mod smca;
 pub mod transformer;
 
 pub use classifier::Classifier;
 pub use config::ModelConfig;
 pub use detector::Detector;
-pub use detr::{BatchSize, Results, detr};
+pub use detr::{BatchSize, Results, detr, for_training};
 pub use postprocess::Detection;
 pub use session::Session;

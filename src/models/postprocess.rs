@@ -1,5 +1,7 @@
-//! From a network's answers to boxes on pictures, as the original DETR's `PostProcess` does: no non-maximum suppression.
+//! From a network's answers to boxes on pictures, as `PostProcess` of the original DETR and SMCA-DETR do: no non-maximum
+//! suppression.
 
+use super::config::Attention;
 use crate::boxes::cxcywh_to_xyxy;
 use crate::data::preprocess::Size;
 use crate::tensor::Host;
@@ -26,8 +28,10 @@ impl Detection {
     }
 }
 
-/// Detections of each picture, best first: of every query the likeliest class that is not no-object, when its probability
-/// reaches `threshold`.
+/// Detections of each picture, best first, whose probability reaches `threshold`.
+///
+/// A plain model gives one a query: the likeliest class that is not no-object, by softmax. SMCA-DETR judges each class by itself:
+/// of all N · (K + 1) sigmoids the N highest, those of no-object, which is never learned, then left out; a query can have several.
 ///
 /// `logits [B, N, K + 1]`, the last one no-object; `boxes [B, N, 4]`, cxcywh from 0 to 1 of each picture; `pictures` are
 /// their original sizes. Equal scores stay in the order of the queries.
@@ -37,7 +41,7 @@ impl Detection {
 ///
 /// # Panics
 /// When the shapes do not fit each other.
-pub fn detections(logits: &Host, boxes: &Host, pictures: &[Size], threshold: f32) -> Result<Vec<Vec<Detection>>> {
+pub fn detections(attention: Attention, logits: &Host, boxes: &Host, pictures: &[Size], threshold: f32) -> Result<Vec<Vec<Detection>>> {
     let ([b, n, classes], [..]) = (logits.shape().blc(), boxes.shape().blc());
     assert!(boxes.shape().dims() == [b, n, 4] && pictures.len() == b, "{} and {} for {} pictures", logits.ty(), boxes.ty(), pictures.len());
     let (logits, boxes) = (logits.to_f32(), boxes.to_f32());
@@ -45,8 +49,11 @@ pub fn detections(logits: &Host, boxes: &Host, pictures: &[Size], threshold: f32
         return Err(Error::NotFinite("the network's answers are not finite: its weights are damaged, or f16 is too small for them".into()));
     }
     let of_picture = |((logits, boxes), &picture): ((&[f32], &[f32]), &Size)| {
-        let queries = logits.chunks(classes).zip(boxes.chunks(4));
-        let mut found: Vec<Detection> = queries.map(|(logits, bbox)| detection(logits, bbox, picture)).collect();
+        let answers = Answers { logits, boxes, classes, picture };
+        let mut found = match attention {
+            Attention::Plain => answers.one_a_query(),
+            Attention::Smca => answers.likeliest(),
+        };
         found.retain(|d| d.score >= threshold);
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         found
@@ -54,15 +61,45 @@ pub fn detections(logits: &Host, boxes: &Host, pictures: &[Size], threshold: f32
     Ok(logits.chunks(n * classes).zip(boxes.chunks(n * 4)).zip(pictures).map(of_picture).collect())
 }
 
-/// What one query says.
-fn detection(logits: &[f32], bbox: &[f32], picture: Size) -> Detection {
-    let probabilities = softmax(logits);
-    let objects = probabilities[..probabilities.len() - 1].iter().copied().enumerate();
-    // The first of equals, as PyTorch's `max` on a CPU.
-    let (label, score) = objects.fold((0, f32::NEG_INFINITY), |best, (i, p)| if p > best.1 { (i, p) } else { best });
-    let (width, height) = (picture.width as f32, picture.height as f32);
-    let [left, top, right, bottom] = cxcywh_to_xyxy([bbox[0], bbox[1], bbox[2], bbox[3]]);
-    Detection { label, score, bbox: [left * width, top * height, right * width, bottom * height] }
+/// What a network says of one picture.
+struct Answers<'a> {
+    logits: &'a [f32],
+    boxes: &'a [f32],
+    /// Outputs of the class head.
+    classes: usize,
+    picture: Size,
+}
+
+impl Answers<'_> {
+    /// The likeliest class of every query.
+    fn one_a_query(&self) -> Vec<Detection> {
+        let best = |(query, logits): (usize, &[f32])| {
+            let probabilities = softmax(logits);
+            let objects = probabilities[..probabilities.len() - 1].iter().copied().enumerate();
+            // The first of equals, as PyTorch's `max` on a CPU.
+            let (label, score) = objects.fold((0, f32::NEG_INFINITY), |best, (i, p)| if p > best.1 { (i, p) } else { best });
+            self.detection(query, label, score)
+        };
+        self.logits.chunks(self.classes).enumerate().map(best).collect()
+    }
+
+    /// As many pairs of query and class as there are queries, those with the highest logits.
+    fn likeliest(&self) -> Vec<Detection> {
+        let queries = self.logits.len() / self.classes;
+        let mut pairs: Vec<usize> = (0..self.logits.len()).collect();
+        // Stable: of equals the first.
+        pairs.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]));
+        let objects = pairs[..queries].iter().filter(|&pair| pair % self.classes != self.classes - 1);
+        let score = |logit: f32| 1.0 / (1.0 + (-logit).exp());
+        objects.map(|&pair| self.detection(pair / self.classes, pair % self.classes, score(self.logits[pair]))).collect()
+    }
+
+    fn detection(&self, query: usize, label: usize, score: f32) -> Detection {
+        let (width, height) = (self.picture.width as f32, self.picture.height as f32);
+        let bbox = &self.boxes[4 * query..];
+        let [left, top, right, bottom] = cxcywh_to_xyxy([bbox[0], bbox[1], bbox[2], bbox[3]]);
+        Detection { label, score, bbox: [left * width, top * height, right * width, bottom * height] }
+    }
 }
 
 /// `exp(x_i) / Σ exp(x_j)`
@@ -80,9 +117,13 @@ mod tests {
     const PICTURE: Size = Size { width: 200, height: 100 };
 
     fn run(logits: &[[f32; 3]], boxes: &[[f32; 4]], threshold: f32) -> Result<Vec<Detection>> {
+        run_as(Attention::Plain, logits, boxes, threshold)
+    }
+
+    fn run_as(attention: Attention, logits: &[[f32; 3]], boxes: &[[f32; 4]], threshold: f32) -> Result<Vec<Detection>> {
         let n = logits.len();
         let (logits, boxes) = (Host::f32([1, n, 3], logits.as_flattened().to_vec()), Host::f32([1, n, 4], boxes.as_flattened().to_vec()));
-        detections(&logits, &boxes, &[PICTURE], threshold).map(|mut all| all.remove(0))
+        detections(attention, &logits, &boxes, &[PICTURE], threshold).map(|mut all| all.remove(0))
     }
 
     #[test]
@@ -113,7 +154,29 @@ mod tests {
     }
 
     #[test]
+    fn each_class_is_judged_by_itself_and_a_query_may_have_several() {
+        let logits = [[2.0, 1.0, -9.0], [-3.0, 0.0, 3.0], [-5.0, -5.0, -5.0]];
+        let boxes = [[0.1; 4], [0.2; 4], [0.3; 4]];
+        let found = run_as(Attention::Smca, &logits, &boxes, 0.0).unwrap();
+        // The three highest of nine are 3 (no-object), 2 and 1.
+        assert_eq!(found.iter().map(|d| d.label).collect::<Vec<_>>(), [0, 1]);
+        assert!((found[0].score - 1.0 / (1.0 + (-2f32).exp())).abs() < 1e-6);
+        assert!(found.iter().all(|d| (d.bbox[0] - 10.0).abs() < 1e-4), "both of the first query");
+        assert_eq!(run_as(Attention::Smca, &logits, &boxes, 0.8).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn equal_sigmoids_stay_in_order() {
+        let found = run_as(Attention::Smca, &[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]], &[[0.1; 4], [0.2; 4]], 0.0).unwrap();
+        assert_eq!(found.iter().map(|d| d.label).collect::<Vec<_>>(), [0, 1]);
+        assert!(found[0].bbox == found[1].bbox);
+    }
+
+    #[test]
     fn huge_logits_do_not_overflow() {
+        let logits = [[1e30, -1e30, 0.0]];
+        assert_eq!(run_as(Attention::Smca, &logits, &[[0.5; 4]], 0.0).unwrap()[0].score, 1.0);
+
         let found = run(&[[1e30, -1e30, 0.0]], &[[0.5; 4]], 0.5).unwrap();
         assert_eq!((found[0].label, found[0].score), (0, 1.0));
     }

@@ -1,9 +1,10 @@
 //! Multi-head attention.
 
+use super::dropout::place;
 use super::{Init, Linear, Net};
 use crate::graph::Var;
-use crate::kernels::attention::attention;
-use crate::kernels::heads::{mix, scores};
+use crate::kernels::attention::{attention, attention_with_prior};
+use crate::kernels::heads::{mix, scores, scores_with_prior};
 use crate::kernels::softmax::softmax;
 
 /// PyTorch's `nn.MultiheadAttention`, its packed input projection split into `q_proj`, `k_proj` and `v_proj`.
@@ -13,6 +14,19 @@ pub struct MultiheadAttention {
     pub heads: usize,
     /// The positions that are attended to, u32 `[B, S]`: 1 counts, 0 is padding. `None` when all count.
     pub mask: Option<Var>,
+    /// SMCA's: around where each query looks.
+    pub prior: Option<Prior>,
+}
+
+/// A Gaussian around a point for each query and head: see [`kernels::prior`](crate::kernels::prior).
+#[derive(Clone, Copy, Debug)]
+pub struct Prior {
+    /// The points (x, y) in cells of the feature map, f32 `[B, N, h, 2]`.
+    pub centre: Var,
+    /// One over the widths along x and y, in the same units and of the same type.
+    pub inverse_width: Var,
+    /// Cells in a row of the feature map.
+    pub columns: usize,
 }
 
 impl MultiheadAttention {
@@ -27,14 +41,29 @@ impl MultiheadAttention {
             let q = input.forward(net, "q_proj", query);
             let k = input.forward(net, "k_proj", key);
             let v = input.forward(net, "v_proj", value);
-            let mixed = if net.training().is_some() {
-                let scores = scores(net, q, k, self.heads);
-                let map = softmax(net, scores, self.mask);
-                mix(net, map, v, None)
-            } else {
-                attention(net, q, k, v, self.heads, self.mask)
-            };
+            let mixed = if net.training().is_some() { self.in_parts(net, [q, k, v]) } else { self.fused(net, [q, k, v]) };
             output.forward(net, "out_proj", mixed)
         })
+    }
+
+    /// In one kernel, which never writes the attention map.
+    fn fused(self, net: &mut Net, [q, k, v]: [Var; 3]) -> Var {
+        match self.prior {
+            None => attention(net, q, k, v, self.heads, self.mask),
+            Some(Prior { centre, inverse_width, columns }) => {
+                attention_with_prior(net, [q, k, v], self.heads, self.mask, columns, [centre, inverse_width])
+            }
+        }
+    }
+
+    /// In kernels that have gradients, with dropout on the attention map.
+    fn in_parts(self, net: &mut Net, [q, k, v]: [Var; 3]) -> Var {
+        let logits = match self.prior {
+            None => scores(net, q, k, self.heads),
+            Some(Prior { centre, inverse_width, columns }) => scores_with_prior(net, [q, k], self.heads, columns, [centre, inverse_width]),
+        };
+        let map = softmax(net, logits, self.mask);
+        let dropout = place(net, "dropout");
+        mix(net, map, v, dropout)
     }
 }

@@ -58,7 +58,7 @@ fn box_muller(u: f32, v: f32) -> f32 {
 }
 
 /// The 64-bit FNV-1a hash.
-fn fnv1a(text: &str) -> u64 {
+pub(super) fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -27,9 +27,14 @@ impl Linear {
         Self { weight: Some(init), ..self }
     }
 
+    /// The bias starts at this instead.
+    pub fn bias(self, value: f32) -> Self {
+        Self { bias: Some(Init::Constant(value)), ..self }
+    }
+
     /// The bias starts at zero instead.
     pub fn zero_bias(self) -> Self {
-        Self { bias: Some(Init::Constant(0.0)), ..self }
+        self.bias(0.0)
     }
 
     /// The result is f32, whatever the network computes in: an answer of the model.
@@ -50,11 +55,13 @@ impl Linear {
     }
 }
 
-/// Linear layers `layers.0`, `layers.1`, … with ReLU between them; the last one answers.
-pub fn mlp(net: &mut Net, name: &str, mut x: Var, features: &[usize]) -> Var {
+/// Linear layers `layers.0`, `layers.1`, … with ReLU between them; the last one answers. Weights start from what `weight` says of
+/// inputs and outputs, or as PyTorch's.
+pub fn mlp(net: &mut Net, name: &str, mut x: Var, features: &[usize], weight: Option<fn(usize, usize) -> Init>) -> Var {
     net.scoped(name, |net| {
         for (i, &n) in features.iter().enumerate() {
             let (layer, name) = (Linear::new(n), format!("layers.{i}"));
+            let layer = weight.map_or(layer, |weight| layer.weight(weight(net.shape(x).last(), n)));
             x = if i + 1 == features.len() {
                 layer.answer().forward(net, &name, x)
             } else {

@@ -13,14 +13,16 @@
 
 mod attention;
 mod conv;
+mod dropout;
 mod init;
 mod linear;
 mod net;
 mod norm;
 
-pub use attention::MultiheadAttention;
+pub use attention::{MultiheadAttention, Prior};
 pub use conv::{Conv, conv_norm};
+pub use dropout::dropout;
 pub use init::{Init, initialize};
 pub use linear::{Linear, mlp};
-pub use net::{Net, ParamSpec, Precision};
+pub use net::{Net, ParamSpec, Precision, Training};
 pub use norm::{frozen_batch_norm, layer_norm};

@@ -11,11 +11,14 @@ use std::fmt::Write;
 /// What to do with tensors that the model does not want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extras {
-    /// An error: the checkpoint is of another model.
+    /// An error: the checkpoint is of another model. What only training needs is left out.
     Refuse,
     /// Leave them out: the classifier of an ImageNet backbone, the transformer when only the backbone is wanted.
     Ignore,
 }
+
+/// Parameters that a model has only while it is trained: a checkpoint may hold them, a detector leaves them out.
+const TRAINING_ONLY: [&str; 1] = ["query_embed_groups.weight"];
 
 /// Takes from a checkpoint what a model wants, given as names and shapes of our layout. Element types stay as they were stored.
 ///
@@ -51,6 +54,7 @@ pub fn fit(
             }
         }
     }
+    tensors.retain(|name, _| !TRAINING_ONLY.contains(&name.as_str()));
     if extras == Extras::Refuse {
         extra.extend(tensors.iter().map(|(name, tensor)| format!("extra {} {:?}", quoted(name), torch_dims(tensor.shape()))));
     }

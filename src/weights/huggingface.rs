@@ -4,7 +4,7 @@ use super::infer;
 use super::raw::quoted;
 use crate::files::read_text;
 use crate::models::ModelConfig;
-use crate::models::config::{Backbone, Block, ResNet};
+use crate::models::config::{Attention, Backbone, Block, ResNet};
 use crate::tensor::Host;
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -198,6 +198,7 @@ impl Detr {
             queries: self.num_queries,
             classes,
             class_names,
+            attention: Attention::Plain,
         };
         config.validate().map_err(|e| format!("describes a model that cannot be: {e}"))?;
         Ok(config)

@@ -1,14 +1,14 @@
 //! A configuration from the shapes of a checkpoint's tensors, for sources that bring none.
 //!
 //! Names and shapes show the backbone's kind, depths and widths, the transformer's width, layers and feed-forward width, queries
-//! and classes. They do not show the number of attention heads (8 is assumed, as in every published DETR), nor whether the last
-//! stage of a ResNet is dilated (DC5; not, is assumed), nor the names of the classes. The arguments in a checkpoint of the
-//! original training script tell the first two.
+//! and classes, and whether queries look around points (SMCA-DETR). They do not show the number of attention heads (8 is assumed,
+//! as in every published DETR), nor whether the last stage of a ResNet is dilated (DC5; not, is assumed), nor the names of the
+//! classes. The arguments in a checkpoint of the original training script tell the first two.
 
 use super::contents::Hints;
 use super::raw::{quoted, torch_dims};
 use crate::models::ModelConfig;
-use crate::models::config::{Backbone, Block, MobileNetV2, ResNet};
+use crate::models::config::{Attention, Backbone, Block, MobileNetV2, ResNet};
 use crate::tensor::Host;
 use std::collections::BTreeMap;
 
@@ -38,6 +38,8 @@ pub(super) fn config(tensors: &BTreeMap<String, Host>, hints: &Hints) -> Result<
     if let (Backbone::Resnet(resnet), Some(dilated)) = (&mut backbone, hints.dilated_c5) {
         resnet.dilated_c5 = dilated;
     }
+    let smca = below(tensors, "transformer.decoder.layers.0.point1.").next().is_some();
+    let attention = if smca { Attention::Smca } else { Attention::Plain };
     let config = ModelConfig {
         backbone,
         d_model,
@@ -48,6 +50,7 @@ pub(super) fn config(tensors: &BTreeMap<String, Host>, hints: &Hints) -> Result<
         queries,
         classes: outputs - 1,
         class_names: Vec::new(),
+        attention,
     };
     config.validate().map_err(|e| format!("the weights are of a model that cannot be: {e}"))?;
     Ok(config)

@@ -185,6 +185,8 @@ const ORIGINAL: &[Rule] = &[
     same("transformer.?.layers.#.linear2.*"),
     same("transformer.?.layers.#.norm#.*"),
     same("transformer.decoder.norm.*"),
+    // SMCA-DETR's.
+    same("transformer.decoder.layers.#.point#.*"),
 ];
 
 const TORCHVISION: &[Rule] = &[
