@@ -20,7 +20,7 @@ use qdetr::train::{Event, GRADIENT, Job, StepOptions, TrainConfig, TrainGraph, T
 use safetensors::SafeTensors;
 use std::path::Path;
 
-const OPTIONS: StepOptions = StepOptions { precision: Precision::F32, criterion: Criterion::DETR, dropout: 0.0 };
+const OPTIONS: StepOptions = StepOptions { precision: Precision::F32, criterion: Criterion::DETR, dropout: 0.0, query_groups: 0 };
 
 /// PyTorch's training of a small DETR, in this crate's layout and under its names.
 struct Golden {

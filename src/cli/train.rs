@@ -179,10 +179,12 @@ impl Train {
 
     /// The parameters at the start: random, with what the given file has put over them.
     fn start(&self, config: &TrainConfig) -> Result<Values> {
-        let specs = detector::specs(&config.model)?;
+        let specs = detector::training_specs(&config.model, config.query_groups)?;
         let mut start = initialize(&specs, config.seed);
         let wants = |backbone: bool| {
-            let part = specs.iter().filter(move |(name, _)| !backbone || name.starts_with("backbone."));
+            // Auxiliary queries always start anew.
+            let part = specs.iter().filter(|(name, _)| !name.starts_with("query_embed_groups."));
+            let part = part.filter(move |(name, _)| !backbone || name.starts_with("backbone."));
             part.map(|(name, spec)| (name.clone(), spec.shape)).collect::<Vec<_>>()
         };
         match &self.from {

@@ -1,7 +1,7 @@
 //! A detector on a device: images in, boxes out.
 
 use super::postprocess::{Detection, detections};
-use super::{BatchSize, ModelConfig, Results, Session, detr, limits};
+use super::{BatchSize, ModelConfig, Results, Session, detr, for_training, limits};
 use crate::Result;
 use crate::data::preprocess::Batch;
 use crate::gpu::Gpu;
@@ -18,15 +18,25 @@ pub struct Detector {
     precision: Precision,
 }
 
+/// Parameters do not depend on the size of images: the smallest will do to learn their names.
+const SMALLEST: BatchSize = BatchSize { images: 1, height: 1, width: 1 };
+
 /// What a model of this configuration wants as parameters, and how each starts without a checkpoint.
 ///
 /// # Errors
 /// As [`ModelConfig::validate`].
 pub fn specs(config: &ModelConfig) -> Result<BTreeMap<String, ParamSpec>> {
     config.validate()?;
-    // Parameters do not depend on the size of images: the smallest will do.
-    let size = BatchSize { images: 1, height: 1, width: 1 };
-    Ok(detr(config, size, Precision::F32, Results::Answers).into_parts().1)
+    Ok(detr(config, SMALLEST, Precision::F32, Results::Answers).into_parts().1)
+}
+
+/// As [`specs`], for a network in training with so many auxiliary groups of queries.
+///
+/// # Errors
+/// As [`ModelConfig::validate`].
+pub fn training_specs(config: &ModelConfig, query_groups: usize) -> Result<BTreeMap<String, ParamSpec>> {
+    config.validate()?;
+    Ok(for_training(config, SMALLEST, Precision::F32, 0.0, query_groups).0.into_parts().1)
 }
 
 /// The names and shapes of [`specs`], for [`weights::fit`](crate::weights::fit).

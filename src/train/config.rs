@@ -10,6 +10,9 @@ use std::path::Path;
 /// The most that is read of a configuration file.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// The most groups of auxiliary queries: H-DETR has five.
+const MOST_GROUPS: usize = 32;
+
 /// Height and width in pixels.
 pub type HeightWidth = (usize, usize);
 
@@ -49,6 +52,9 @@ pub struct TrainConfig {
     /// The share of elements that are dropped in the transformer.
     #[serde(default = "default::dropout")]
     pub dropout: f32,
+    /// Groups of auxiliary queries, each as many as the model has; matched on their own, and gone when the model is used.
+    #[serde(default)]
+    pub query_groups: usize,
     /// Steps over which the learning rate rises from 0.
     #[serde(default)]
     pub warmup: u64,
@@ -142,6 +148,9 @@ impl TrainConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return wrong("dropout", &self.dropout, "from 0 to below 1");
         }
+        if self.query_groups > MOST_GROUPS {
+            return wrong("query_groups", &self.query_groups, &format!("at most {MOST_GROUPS}"));
+        }
         if self.batch == 0 || self.epochs == 0 {
             return wrong("batch or epochs", &0, "at least 1");
         }
@@ -215,6 +224,7 @@ mod tests {
         };
         wrong("lr", |c| c.lr = f64::NAN);
         wrong("clip", |c| c.clip = 0.0);
+        wrong("query_groups", |c| c.query_groups = 1000);
         wrong("dropout", |c| c.dropout = 1.0);
         wrong("batch", |c| c.batch = 0);
         wrong("drops", |c| c.drops = vec![0.5, 1.5]);

@@ -2,15 +2,14 @@
 //!
 //! | segment | inputs | outputs |
 //! | --- | --- | --- |
-//! | 0 | `pixel_values`, `pixel_mask`, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32 |
+//! | 0 | `pixel_values`, `pixel_mask`, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32; N counts all groups of queries |
 //! | 1 | those of [`Criterion::targets`] | those of [`Criterion::losses`], and `grad.NAME` of every trained parameter |
 
 use super::criterion::{Criterion, PredictionShape};
 use crate::graph::{Graph, Origin, Var};
-use crate::kernels::concat::concat;
-use crate::kernels::unary::{Function, Unary, cast};
-use crate::models::{BatchSize, ModelConfig, Results, detr};
-use crate::nn::{Net, ParamSpec, Precision};
+use crate::kernels::unary::{Function, Unary};
+use crate::models::{BatchSize, ModelConfig, for_training};
+use crate::nn::{ParamSpec, Precision};
 use crate::tensor::{DType, TensorType};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -39,6 +38,8 @@ pub struct StepOptions {
     pub criterion: Criterion,
     /// The share of elements that are dropped where the model drops.
     pub dropout: f32,
+    /// Auxiliary groups of queries, each as many as the object queries.
+    pub query_groups: usize,
 }
 
 /// Builds the graph of a step for batches of one size. Parameters are trained when `trains` says so of their name and they
@@ -47,24 +48,17 @@ pub struct StepOptions {
 /// # Panics
 /// As [`detr()`](crate::models::detr()).
 pub fn train_graph(config: &ModelConfig, size: BatchSize, options: StepOptions, trains: &dyn Fn(&str) -> bool) -> TrainGraph {
-    let BatchSize { images, height, width } = size;
-    let mut net = Net::for_training(options.precision, options.dropout);
-    let pixels = net.input("pixel_values", TensorType::f32([images, height, width, 3]));
-    let mask = net.input("pixel_mask", TensorType::new([images, height, width], DType::U32));
-    let all = detr::forward(&mut net, config, pixels, mask, Results::Everything);
-    let mut stack = |layers: &[Var]| {
-        let layers: Vec<Var> = layers.iter().map(|&x| cast(&mut net, x, DType::F32)).collect();
-        concat(&mut net, &layers)
-    };
-    let (logits, boxes) = (stack(&all.logits), stack(&all.boxes));
-    let layers = all.logits.len();
+    let StepOptions { precision, criterion, dropout, query_groups } = options;
+    let (net, forward) = for_training(config, size, precision, dropout, query_groups);
+    let (logits, boxes) = (forward.logits[0], forward.boxes[0]);
     let (mut graph, specs) = net.into_parts();
     let [_, queries, classes] = graph.shape(logits).blc();
-    let shape = PredictionShape { layers, images, groups: 1, queries, classes };
+    let (layers, groups) = (config.decoder_layers, 1 + query_groups);
+    let shape = PredictionShape { layers, images: size.images, groups, queries, classes };
     graph.output("logits", logits);
     graph.output("boxes", boxes);
     graph.next_segment();
-    let loss = options.criterion.append(&mut graph, logits, boxes, shape);
+    let loss = criterion.append(&mut graph, logits, boxes, shape);
     let trained = differentiate(&mut graph, loss, |name| trains(name) && !specs[name].buffer);
     TrainGraph { graph, specs, trained, shape }
 }

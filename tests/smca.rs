@@ -1,5 +1,5 @@
-//! Networks for training, whole: DETR's and SMCA-DETR's answers, losses and every gradient against PyTorch, on the CPU twins and on
-//! the GPU; auxiliary queries and dropout by what they must not change.
+//! SMCA-DETR: answers, losses, every gradient and ten AdamW steps against PyTorch, on the CPU twins and on the GPU; and of both
+//! kinds of model what training adds, auxiliary queries and dropout, by what they must not change.
 
 mod common;
 #[path = "common/hashed.rs"]
@@ -7,14 +7,17 @@ mod common;
 mod hashed;
 
 use common::gpu;
-use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fold, fuse, interpret};
+use qdetr::data::TrainBatch;
+use qdetr::data::preprocess::{Batch, Size};
+use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
 use qdetr::models::config::Attention;
-use qdetr::models::{BatchSize, ModelConfig, Results, detr, for_training};
+use qdetr::models::{BatchSize, ModelConfig, Results, detector, detr, for_training};
 use qdetr::nn::{Precision, initialize};
 use qdetr::tensor::compare::{Tolerance, compare, compare_floats};
 use qdetr::tensor::{DType, Host};
-use qdetr::train::criterion::{Criterion, PredictionShape};
+use qdetr::train::criterion::Criterion;
 use qdetr::train::matcher::Targets;
+use qdetr::train::{GRADIENT, StepOptions, TrainGraph, Trainer, TrainerOptions, Update, train_graph};
 use qdetr::weights::{self, Extras};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -43,7 +46,7 @@ impl Golden {
         let checkpoint = weights::load(&path(&format!("{kind}_model.safetensors"))).expect("a checkpoint");
         let config = checkpoint.config.clone().expect("a detector");
         assert_eq!(config.attention, if kind == "smca" { Attention::Smca } else { Attention::Plain });
-        let wants = qdetr::models::detector::wants(&config).expect("a good configuration");
+        let wants = detector::wants(&config).expect("a good configuration");
         let params = weights::fit(checkpoint, wants, Extras::Refuse).expect("all that the model wants");
         let bytes = std::fs::read(path(&format!("{kind}.safetensors"))).expect("the golden is in assets");
         let mut golden = Self { kind, config, params, inputs: Values::new(), bytes };
@@ -70,10 +73,6 @@ impl Golden {
     fn floats(&self, name: &str) -> Vec<f32> {
         let tensor = self.file().tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
-    }
-
-    fn criterion(&self) -> Criterion {
-        if self.kind == "smca" { Criterion::SMCA } else { Criterion::DETR }
     }
 
     fn targets(&self) -> Vec<Targets> {
@@ -138,30 +137,20 @@ fn is_frozen(name: &str) -> bool {
     name.starts_with("backbone") && (name.contains(".bn") || name.contains("downsample.1"))
 }
 
-/// The network for training with its answers as outputs, and the shape of these.
-struct Network {
-    graph: Graph,
-    shape: PredictionShape,
-    logits: Var,
-    boxes: Var,
-}
-
-fn network(config: &ModelConfig, dropout: f32, query_groups: usize) -> Network {
+/// The network for training with its answers as outputs.
+fn network(config: &ModelConfig, dropout: f32, query_groups: usize) -> Graph {
     let (net, forward) = for_training(config, SIZE, Precision::F32, dropout, query_groups);
     let mut graph = net.into_parts().0;
-    let (logits, boxes) = (forward.logits[0], forward.boxes[0]);
-    graph.output("logits", logits);
-    graph.output("boxes", boxes);
-    let [_, queries, classes] = graph.shape(logits).blc();
-    let shape = PredictionShape { layers: config.decoder_layers, images: SIZE.images, groups: 1 + query_groups, queries, classes };
-    Network { graph, shape, logits, boxes }
+    graph.output("logits", forward.logits[0]);
+    graph.output("boxes", forward.boxes[0]);
+    graph
 }
 
 /// Parameters for a network with auxiliary queries: the golden's and fresh ones.
 fn with_groups(golden: &Golden, query_groups: usize, seed: u64) -> Values {
-    let (net, _) = for_training(&golden.config, SIZE, Precision::F32, 0.0, query_groups);
+    let specs = detector::training_specs(&golden.config, query_groups).expect("a good configuration");
     let mut params = golden.params.clone();
-    params.extend(initialize(net.specs(), seed).into_iter().filter(|(name, _)| name == "query_embed_groups.weight"));
+    params.extend(initialize(&specs, seed).into_iter().filter(|(name, _)| name == "query_embed_groups.weight"));
     params
 }
 
@@ -175,7 +164,7 @@ fn answers_of_all_layers_are_those_of_pytorch() {
     for golden in goldens() {
         let network = network(&golden.config, 0.0, 0);
         for on in [On::Twins, On::Gpu] {
-            let found = run(on, &network.graph, &golden.inputs, &golden.params);
+            let found = run(on, &network, &golden.inputs, &golden.params);
             assert_close(&format!("{} {on:?} logits", golden.kind), &found["logits"], &golden.floats("all_logits"), EXACT);
             assert_close(&format!("{} {on:?} boxes", golden.kind), &found["boxes"], &golden.floats("all_boxes"), EXACT);
         }
@@ -205,36 +194,67 @@ fn inference_gives_the_same_answers() {
     }
 }
 
+fn step_options(golden: &Golden, query_groups: usize) -> StepOptions {
+    let criterion = if golden.kind == "smca" { Criterion::SMCA } else { Criterion::DETR };
+    StepOptions { precision: Precision::F32, criterion, dropout: 0.0, query_groups }
+}
+
+/// What goes into the graph of a step, with the matching of some predictions.
+fn step_inputs(golden: &Golden, built: &TrainGraph, criterion: Criterion, logits: &[f32], boxes: &[f32]) -> Values {
+    let matches = criterion.match_predictions(logits, boxes, &golden.targets(), built.shape).expect("finite predictions");
+    let mut inputs = golden.inputs.clone();
+    inputs.extend(criterion.targets(&matches, &golden.targets(), built.shape));
+    inputs
+}
+
 #[test]
 fn every_gradient_is_that_of_pytorch() {
-    for golden in goldens() {
-        let Network { mut graph, shape, logits, boxes } = network(&golden.config, 0.0, 0);
-        let criterion = golden.criterion();
-        let matches = criterion.match_predictions(&golden.floats("all_logits"), &golden.floats("all_boxes"), &golden.targets(), shape);
-        let mut inputs = golden.inputs.clone();
-        inputs.extend(criterion.targets(&matches.expect("finite predictions"), &golden.targets(), shape));
-        let loss = criterion.append(&mut graph, logits, boxes, shape);
-        let expected = golden.gradients();
-        let (names, wanted): (Vec<String>, Vec<Var>) =
-            graph.params().iter().filter(|(n, _)| !is_frozen(n)).map(|(n, &v)| (n.clone(), v)).unzip();
-        assert_eq!(names, expected.keys().cloned().collect::<Vec<_>>(), "what is trained");
-        let gradients = graph.backward(loss, &wanted);
-        graph.output("loss", loss);
-        for (name, gradient) in names.iter().zip(gradients) {
-            graph.output(&format!("grad/{name}"), gradient.unwrap_or_else(|| panic!("{name} has no gradient")));
+    let golden = Golden::read("smca");
+    let options = step_options(&golden, 0);
+    let built = train_graph(&golden.config, SIZE, options, &|_| true);
+    let inputs = step_inputs(&golden, &built, options.criterion, &golden.floats("all_logits"), &golden.floats("all_boxes"));
+    let expected = golden.gradients();
+    assert_eq!(built.trained.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "what is trained");
+    for on in [On::Twins, On::Gpu] {
+        let found = run(on, &built.graph, &inputs, &golden.params);
+        let total = options.criterion.losses(&found, built.shape).expect("finite losses").total;
+        assert!((total / golden.floats("loss/total")[0] - 1.0).abs() < 1e-5);
+        let mut worst = (0.0, "");
+        for (name, expected) in &expected {
+            let largest = expected.to_f32().iter().fold(GRADIENT_FLOOR, |a, b| a.max(b.abs()));
+            let tolerance = Tolerance { absolute: 1e-4 * largest, relative: 0.0 };
+            let found = &found[&format!("{GRADIENT}{name}")];
+            let error = compare(found, expected, tolerance).unwrap_or_else(|e| panic!("{on:?} {name}: {e}"));
+            worst = if error / largest > worst.0 { (error / largest, name.as_str()) } else { worst };
         }
-        for on in [On::Twins, On::Gpu] {
-            let found = run(on, &graph, &inputs, &golden.params);
-            assert_close("loss", &found["loss"], &golden.floats("loss/total"), EXACT);
-            let mut worst = (0.0, "");
-            for name in &names {
-                let (found, expected) = (&found[&format!("grad/{name}")], &expected[name]);
-                let largest = expected.to_f32().iter().fold(GRADIENT_FLOOR, |a, b| a.max(b.abs()));
-                let tolerance = Tolerance { absolute: 1e-4 * largest, relative: 0.0 };
-                let error = compare(found, expected, tolerance).unwrap_or_else(|e| panic!("{} {on:?} {name}: {e}", golden.kind));
-                worst = if error / largest > worst.0 { (error / largest, name.as_str()) } else { worst };
-            }
-            println!("{} {on:?}: {} gradients, the worst {} off by {:.1e} of its largest", golden.kind, names.len(), worst.1, worst.0);
+        println!("{on:?}: {} gradients, the worst {} off by {:.1e} of its largest", expected.len(), worst.1, worst.0);
+    }
+}
+
+/// What the original trains.
+fn trains(name: &str) -> bool {
+    !name.starts_with("backbone") || ["layer2", "layer3", "layer4"].iter().any(|stage| name.contains(stage))
+}
+
+fn batch(golden: &Golden) -> TrainBatch {
+    let sizes = vec![Size { width: SIZE.width, height: SIZE.height }; SIZE.images];
+    let [pixels, mask] = ["pixel_values", "pixel_mask"].map(|name| golden.inputs[name].clone());
+    let batch = Batch { pixels, mask, original: sizes.clone(), resized: sizes };
+    TrainBatch { epoch: 0, step: 0, batch, targets: golden.targets(), skipped: Vec::new() }
+}
+
+#[test]
+fn ten_steps_are_those_of_pytorch() {
+    let golden = Golden::read("smca");
+    // As tests/golden/train.py has them: learning rates and decay.
+    for (run, rates, weight_decay) in [("published", [1e-4, 1e-5], 1e-4), ("strong", [2e-4, 5e-5], 1.0)] {
+        let options = TrainerOptions { step: step_options(&golden, 0), clip: 0.1, weight_decay };
+        let mut trainer = Trainer::new(gpu(), golden.config.clone(), golden.params.clone(), options, trains).expect("a trainer");
+        let losses = golden.floats(&format!("steps/{run}/loss"));
+        assert_eq!(losses.len(), 11);
+        for (step, loss) in losses.into_iter().enumerate() {
+            let report = trainer.step(&batch(&golden), Update { rates, seed: 0 }).expect("a step");
+            assert!((report.losses.total - loss).abs() < 1e-4, "{run}, step {step}: {} for {loss}", report.losses.total);
         }
     }
 }
@@ -248,7 +268,7 @@ fn first_group(all: &Host, groups: usize) -> Vec<f32> {
 #[test]
 fn auxiliary_queries_change_nothing_for_the_others() {
     for golden in goldens() {
-        let graph = network(&golden.config, 0.0, 2).graph;
+        let graph = network(&golden.config, 0.0, 2);
         for on in [On::Twins, On::Gpu] {
             let found = run(on, &graph, &golden.inputs, &with_groups(&golden, 2, 3));
             for (name, expected) in [("logits", "all_logits"), ("boxes", "all_boxes")] {
@@ -263,21 +283,29 @@ fn auxiliary_queries_change_nothing_for_the_others() {
 #[test]
 fn auxiliary_queries_learn() {
     let golden = Golden::read("smca");
-    let Network { mut graph, shape, logits, boxes } = network(&golden.config, 0.0, 2);
-    let (params, criterion) = (with_groups(&golden, 2, 3), golden.criterion());
-    let predictions = run(On::Twins, &graph, &golden.inputs, &params);
-    let [of_logits, of_boxes] = ["logits", "boxes"].map(|name| predictions[name].to_f32().into_owned());
-    let matches = criterion.match_predictions(&of_logits, &of_boxes, &golden.targets(), shape).expect("finite predictions");
-    let mut inputs = golden.inputs.clone();
-    inputs.extend(criterion.targets(&matches, &golden.targets(), shape));
-    let loss = criterion.append(&mut graph, logits, boxes, shape);
-    let auxiliary = graph.params()["query_embed_groups.weight"];
-    let gradient = graph.backward(loss, &[auxiliary])[0].expect("a gradient");
-    graph.output("d_queries", gradient);
-    let [twins, device] = [On::Twins, On::Gpu].map(|on| run(on, &graph, &inputs, &params).remove("d_queries").expect("it is there"));
+    let (params, options) = (with_groups(&golden, 2, 3), step_options(&golden, 2));
+    let predictions = run(On::Twins, &network(&golden.config, 0.0, 2), &golden.inputs, &params);
+    let [logits, boxes] = ["logits", "boxes"].map(|name| predictions[name].to_f32().into_owned());
+    let built = train_graph(&golden.config, SIZE, options, &|name| name.starts_with("query_embed"));
+    let inputs = step_inputs(&golden, &built, options.criterion, &logits, &boxes);
+    let name = format!("{GRADIENT}query_embed_groups.weight");
+    let [twins, device] = [On::Twins, On::Gpu].map(|on| run(on, &built.graph, &inputs, &params).remove(&name).expect("a gradient"));
     compare(&device, &twins, Tolerance::of(1e-4)).unwrap_or_else(|e| panic!("{e}"));
     let rows = twins.to_f32().chunks(golden.config.d_model).filter(|row| row.iter().any(|v| v.abs() > 1e-7)).count();
     assert_eq!(rows, 2 * golden.config.queries, "every auxiliary query has a gradient");
+}
+
+#[test]
+fn a_step_with_auxiliary_queries_and_dropout_goes_down() {
+    let golden = Golden::read("smca");
+    let step = StepOptions { dropout: 0.1, ..step_options(&golden, 2) };
+    let options = TrainerOptions { step, clip: 0.1, weight_decay: 1e-4 };
+    let mut trainer = Trainer::new(gpu(), golden.config.clone(), with_groups(&golden, 2, 3), options, trains).expect("a trainer");
+    let mut steps = (0..12).map(|seed| trainer.step(&batch(&golden), Update { rates: [2e-3, 2e-4], seed }).expect("a step").losses);
+    let first = steps.next().expect("a step");
+    let last = steps.last().expect("a step");
+    assert!(first.auxiliary > 0.0);
+    assert!(last.total < first.total && last.auxiliary < first.auxiliary, "{first:?} to {last:?}");
 }
 
 #[test]
@@ -288,14 +316,14 @@ fn a_checkpoint_with_auxiliary_queries_is_a_detector() {
     weights::save(&file, Some(&golden.config), &with_groups(&golden, 2, 3), &BTreeMap::new()).expect("it is written");
     let checkpoint = weights::load(&file).expect("a checkpoint");
     assert_eq!(checkpoint.config.as_ref(), Some(&golden.config));
-    let wants = qdetr::models::detector::wants(&golden.config).expect("a good configuration");
+    let wants = detector::wants(&golden.config).expect("a good configuration");
     assert_eq!(weights::fit(checkpoint, wants, Extras::Refuse).expect("it fits"), golden.params);
 }
 
 #[test]
 fn dropout_depends_on_the_seed_alone() {
     let golden = Golden::read("smca");
-    let graph = network(&golden.config, 0.1, 0).graph;
+    let graph = network(&golden.config, 0.1, 0);
     let with_seed = |on: On, seed: u32| {
         let mut inputs = golden.inputs.clone();
         inputs.insert("seed".into(), Host::u32([1], vec![seed]));
