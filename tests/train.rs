@@ -9,7 +9,7 @@ use common::gpu;
 use qdetr::data::preprocess::{Batch, Size};
 use qdetr::data::{Categories, Dataset, ImageRecord, Object, Report, Strictness, TrainBatch};
 use qdetr::graph::{Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
-use qdetr::models::config::{Backbone, Block, ResNet};
+use qdetr::models::config::{Attention, Backbone, Block, ResNet};
 use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
 use qdetr::tensor::Host;
@@ -17,6 +17,7 @@ use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::train::criterion::{Criterion, Matches};
 use qdetr::train::matcher::{Pair, Targets};
 use qdetr::train::{Event, GRADIENT, Job, StepOptions, TrainConfig, TrainGraph, Trainer, TrainerOptions, Update, run, train_graph};
+use qdetr::weights::Extras;
 use safetensors::SafeTensors;
 use std::path::Path;
 
@@ -299,6 +300,24 @@ fn two_pictures_are_learnt_by_heart() {
     }
     let log = std::fs::read_to_string(job.out.join("log.jsonl")).expect("a log");
     assert_eq!(log.lines().filter(|line| line.contains("\"losses\"")).count(), 120);
+}
+
+#[test]
+fn smca_with_auxiliary_queries_learns_too_and_leaves_them_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut job = job(folder.path(), 120);
+    job.config.model.attention = Attention::Smca;
+    job.config.query_groups = 2;
+    let specs = detector::training_specs(&job.config.model, 2).expect("a good configuration");
+    job.start = initialize(&specs, 1);
+    let (losses, ap) = losses(&job);
+    assert!(losses[119] < 0.2 * losses[0], "{} to {}", losses[0], losses[119]);
+    assert!(ap.is_some_and(|ap50| ap50 > 0.9), "{ap:?}");
+    let checkpoint = qdetr::weights::load(&job.out.join("last.safetensors")).expect("a checkpoint");
+    assert!(checkpoint.tensors.contains_key("query_embed_groups.weight"));
+    let wants = detector::wants(&job.config.model).expect("a good configuration");
+    let params = qdetr::weights::fit(checkpoint, wants, Extras::Refuse).expect("a detector");
+    assert!(!params.contains_key("query_embed_groups.weight"));
 }
 
 #[test]
