@@ -195,3 +195,23 @@ impl fmt::Debug for TensorType {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_batch_is_no_shape() {
+        assert_eq!(Shape::checked(&[0, 3, 4]), None);
+        assert_eq!(Shape::checked(&[]), None);
+        assert_eq!(Shape::checked(&[1, 1, 1, 1, 1]), None);
+        assert_eq!(Shape::checked(&[1 << 16, 1 << 16]), None);
+        assert_eq!(Shape::checked(&[usize::MAX, 2]), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "each at least 1")]
+    fn a_graph_with_an_empty_batch_cannot_be_built() {
+        TensorType::f32([0, 8]);
+    }
+}
