@@ -3,7 +3,7 @@
 //! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, mask `[B, S]` (`u32`, 1 = valid), y as q. Head h has the channels
 //! `h·d .. (h+1)·d`, `d = C / heads`, as in PyTorch's `MultiheadAttention` after its projections.
 //! A masked key gets exactly weight 0; a query without any valid key gets the mean of all values (PyTorch: NaN).
-//! SMCA's Gaussian [`prior`](super::prior), when there is one, adds centre and inverse width to the inputs, f32 `[B, N, h, 2]`.
+//! SMCA's Gaussian [`prior`], when there is one, adds centre and inverse width to the inputs, f32 `[B, N, h, 2]`.
 //! For inference: the attention map never exists, so it has no gradient. Training uses [`heads`](super::heads) and
 //! [`softmax`](super::softmax).
 
