@@ -16,8 +16,10 @@ use qdetr::nn::{Precision, initialize};
 use qdetr::tensor::compare::{Tolerance, compare, compare_floats};
 use qdetr::tensor::{DType, Host};
 use qdetr::train::criterion::Criterion;
+use qdetr::train::groups::GroupConfig;
 use qdetr::train::matcher::Targets;
-use qdetr::train::{GRADIENT, StepOptions, TrainGraph, Trainer, TrainerOptions, Update, train_graph};
+use qdetr::train::optimizer::{OptimizerOptions, Update};
+use qdetr::train::{GRADIENT, StepOptions, TrainGraph, Trainer, TrainerOptions, train_graph};
 use qdetr::weights::{self, Extras};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -231,9 +233,15 @@ fn every_gradient_is_that_of_pytorch() {
     }
 }
 
-/// What the original trains.
-fn trains(name: &str) -> bool {
-    !name.starts_with("backbone") || ["layer2", "layer3", "layer4"].iter().any(|stage| name.contains(stage))
+/// A trainer with the original's rules.
+fn trainer(golden: &Golden, params: Values, step: StepOptions, rates: [f64; 2], weight_decay: f64) -> Trainer {
+    let groups = GroupConfig::detr(&golden.config.backbone, rates, weight_decay);
+    let options = TrainerOptions { step, groups, optimizer: OptimizerOptions::default() };
+    Trainer::new(gpu(), golden.config.clone(), params, options).expect("a trainer")
+}
+
+fn update(step: u64) -> Update {
+    Update { step, factor: 1.0, loss_scale: 1.0 }
 }
 
 fn batch(golden: &Golden) -> TrainBatch {
@@ -248,12 +256,11 @@ fn ten_steps_are_those_of_pytorch() {
     let golden = Golden::read("smca");
     // As tests/golden/train.py has them: learning rates and decay.
     for (run, rates, weight_decay) in [("published", [1e-4, 1e-5], 1e-4), ("strong", [2e-4, 5e-5], 1.0)] {
-        let options = TrainerOptions { step: step_options(&golden, 0), clip: 0.1, weight_decay };
-        let mut trainer = Trainer::new(gpu(), golden.config.clone(), golden.params.clone(), options, trains).expect("a trainer");
+        let mut trainer = trainer(&golden, golden.params.clone(), step_options(&golden, 0), rates, weight_decay);
         let losses = golden.floats(&format!("steps/{run}/loss"));
         assert_eq!(losses.len(), 11);
         for (step, loss) in losses.into_iter().enumerate() {
-            let report = trainer.step(&batch(&golden), Update { rates, seed: 0 }).expect("a step");
+            let report = trainer.step(&batch(&golden), 0, update(step as u64)).expect("a step");
             assert!((report.losses.total - loss).abs() < 1e-4, "{run}, step {step}: {} for {loss}", report.losses.total);
         }
     }
@@ -299,9 +306,8 @@ fn auxiliary_queries_learn() {
 fn a_step_with_auxiliary_queries_and_dropout_goes_down() {
     let golden = Golden::read("smca");
     let step = StepOptions { dropout: 0.1, ..step_options(&golden, 2) };
-    let options = TrainerOptions { step, clip: 0.1, weight_decay: 1e-4 };
-    let mut trainer = Trainer::new(gpu(), golden.config.clone(), with_groups(&golden, 2, 3), options, trains).expect("a trainer");
-    let mut steps = (0..12).map(|seed| trainer.step(&batch(&golden), Update { rates: [2e-3, 2e-4], seed }).expect("a step").losses);
+    let mut trainer = trainer(&golden, with_groups(&golden, 2, 3), step, [2e-3, 2e-4], 1e-4);
+    let mut steps = (0..12).map(|seed| trainer.step(&batch(&golden), seed, update(seed.into())).expect("a step").losses);
     let first = steps.next().expect("a step");
     let last = steps.last().expect("a step");
     assert!(first.auxiliary > 0.0);

@@ -15,8 +15,10 @@ use qdetr::nn::{Precision, initialize};
 use qdetr::tensor::Host;
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::train::criterion::{Criterion, Matches};
+use qdetr::train::groups::GroupConfig;
 use qdetr::train::matcher::{Pair, Targets};
-use qdetr::train::{Event, GRADIENT, Job, StepOptions, TrainConfig, TrainGraph, Trainer, TrainerOptions, Update, run, train_graph};
+use qdetr::train::optimizer::{OptimizerOptions, Update};
+use qdetr::train::{Event, GRADIENT, Job, StepOptions, TrainConfig, TrainGraph, Trainer, TrainerOptions, run, train_graph};
 use qdetr::weights::Extras;
 use safetensors::SafeTensors;
 use std::path::Path;
@@ -157,28 +159,29 @@ fn every_gradient_is_pytorchs_on_the_gpu() {
     assert_gradients_agree(&plan.call(&inputs(&golden, &built)).expect("a run"), &golden);
 }
 
-/// What the original trains.
-fn trains(name: &str) -> bool {
-    !name.starts_with("backbone") || ["layer2", "layer3", "layer4"].iter().any(|stage| name.contains(stage))
+/// A trainer with the original's rules.
+fn trainer(golden: &Golden, rates: [f64; 2], weight_decay: f64, clip: f32) -> Trainer {
+    let groups = GroupConfig::detr(&golden.config.backbone, rates, weight_decay);
+    let optimizer = OptimizerOptions { clip: Some(clip), ..OptimizerOptions::default() };
+    Trainer::new(gpu(), golden.config.clone(), golden.start(), TrainerOptions { step: OPTIONS, groups, optimizer }).expect("a trainer")
 }
 
-fn trainer(golden: &Golden, clip: f32, weight_decay: f32) -> Trainer {
-    let options = TrainerOptions { step: OPTIONS, clip, weight_decay };
-    Trainer::new(gpu(), golden.config.clone(), golden.start(), options, trains).expect("a trainer")
+fn update(step: usize) -> Update {
+    Update { step: step as u64, factor: 1.0, loss_scale: 1.0 }
 }
 
 #[test]
 fn ten_steps_are_pytorchs() {
     let golden = Golden::read();
     for (run, settings) in golden.runs.as_object().expect("runs") {
-        let number = |name: &str| settings[name].as_f64().expect("a number") as f32;
-        let mut trainer = trainer(&golden, number("clip"), number("weight_decay"));
+        let number = |name: &str| settings[name].as_f64().expect("a number");
+        let rates = [number("lr"), number("lr_backbone")];
+        let mut trainer = trainer(&golden, rates, number("weight_decay"), number("clip") as f32);
         let losses = golden.tensors[&format!("steps/{run}/loss")].to_f32();
         let norms = golden.tensors[&format!("steps/{run}/grad_norm")].to_f32();
         assert_eq!(losses.len(), 11);
         for (step, &loss) in losses.iter().enumerate() {
-            let update = Update { rates: [number("lr"), number("lr_backbone")], seed: 0 };
-            let report = trainer.step(&golden.batch, update).expect("a step");
+            let report = trainer.step(&golden.batch, 0, update(step)).expect("a step");
             assert!((report.losses.total - loss).abs() < 1e-4, "{run}, step {step}: {} for {loss}", report.losses.total);
             if let Some(norm) = norms.get(step) {
                 assert!((report.grad_norm / norm - 1.0).abs() < 1e-3, "{run}, step {step}: norm {} for {norm}", report.grad_norm);
@@ -190,8 +193,8 @@ fn ten_steps_are_pytorchs() {
 #[test]
 fn a_step_reads_back_twice_and_allocates_nothing() {
     let golden = Golden::read();
-    let mut trainer = trainer(&golden, 0.1, 1e-4);
-    let mut step = || trainer.step(&golden.batch, Update { rates: [1e-4, 1e-5], seed: 0 }).expect("a step");
+    let mut trainer = trainer(&golden, [1e-4, 1e-5], 1e-4, 0.1);
+    let mut step = || trainer.step(&golden.batch, 0, update(0)).expect("a step");
     step();
     let counters = || {
         let c = gpu().counters();
@@ -209,8 +212,8 @@ fn a_step_reads_back_twice_and_allocates_nothing() {
 fn the_same_steps_give_the_same_bits() {
     let golden = Golden::read();
     let run = || {
-        let mut trainer = trainer(&golden, 0.1, 1e-4);
-        (0..3).for_each(|_| drop(trainer.step(&golden.batch, Update { rates: [1e-3, 1e-4], seed: 0 }).expect("a step")));
+        let mut trainer = trainer(&golden, [1e-3, 1e-4], 1e-4, 0.1);
+        (0..3).for_each(|step| drop(trainer.step(&golden.batch, 0, update(step)).expect("a step")));
         (trainer.parameters().expect("parameters"), trainer.state().expect("state"))
     };
     let (one, two) = (run(), run());
@@ -258,7 +261,7 @@ fn job(folder: &Path, epochs: u64) -> Job {
     };
     let train = rectangles(folder);
     let about = serde_json::json!({
-        "model": model, "sizes": [[64, 64]], "batch": 2, "epochs": epochs, "evaluate_every": 0, "lr": 2e-3, "lr_backbone": 1e-3, "seed": 1
+        "model": model, "sizes": [[64, 64]], "batch": 2, "epochs": epochs, "evaluate_every": 0, "lr": 2e-3, "lr_backbone": 1e-3, "freeze": [], "seed": 1
     });
     Job {
         config: TrainConfig::parse(&about.to_string()).expect("a configuration"),

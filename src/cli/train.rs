@@ -11,7 +11,7 @@ use qdetr::graph::Values;
 use qdetr::models::config::Backbone;
 use qdetr::models::detector;
 use qdetr::nn::initialize;
-use qdetr::train::{Event, HeightWidth, Job, TrainConfig, Trainer, prepare, run, trainer_options};
+use qdetr::train::{Event, HeightWidth, Job, TrainConfig, Trainer, prepare, run};
 use qdetr::weights::{Extras, fit, load};
 use qdetr::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -38,8 +38,8 @@ pub(crate) struct Train {
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// Do not train parameters whose names begin so; repeat for several
-    #[arg(long, value_name = "PREFIX")]
+    /// Do not train these parameters either: whole parts of their names, such as backbone; repeat for several
+    #[arg(long, value_name = "PART")]
     freeze: Vec<String>,
     /// Learn the first N pictures by heart: no variation, validation on the same
     #[arg(long, value_name = "N")]
@@ -139,7 +139,11 @@ impl Train {
         config.lr = self.lr.unwrap_or(config.lr);
         config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
         config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
-        config.freeze.extend(self.freeze.iter().cloned());
+        if !self.freeze.is_empty() {
+            let mut frozen = config.frozen();
+            frozen.extend(self.freeze.iter().cloned());
+            config.freeze = Some(frozen);
+        }
         if let Some(size) = self.size {
             config.sizes = vec![size];
         }
@@ -217,8 +221,7 @@ fn threads() -> usize {
 
 fn dry_run(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<ExitCode> {
     let all: usize = start.values().map(|host| host.shape().len()).sum();
-    let trains = config.clone();
-    let mut trainer = Trainer::new(gpu, config.model.clone(), start, trainer_options(config), move |name| trains.trains(name))?;
+    let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
     prepare(&mut trainer, config)?;
     let trained: usize = trainer.layout().places().map(|(_, _, ty)| ty.shape.len()).sum();
     let memory = trainer.memory();

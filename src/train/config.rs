@@ -1,8 +1,15 @@
 //! What a training run is: the part of a command line that belongs in a file.
 
+use super::criterion::Criterion;
+use super::groups::{GroupConfig, Rule, first_layers};
+use super::optimizer::OptimizerOptions;
+use super::schedule::Schedule;
+use super::{StepOptions, TrainerOptions};
 use crate::data::augment::{Recipe, SmallRecipe};
 use crate::data::preprocess::{Resize, Size};
 use crate::models::ModelConfig;
+use crate::models::config::Attention;
+use crate::nn::Precision;
 use crate::{Error, Result, files};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -43,27 +50,34 @@ pub struct TrainConfig {
     /// Learning rate of the backbone.
     #[serde(default = "default::lr_backbone")]
     pub lr_backbone: f64,
+    /// How the learning rates change over the run.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// AdamW's decay of weights.
     #[serde(default = "default::weight_decay")]
     pub weight_decay: f64,
+    /// Whether biases and the parameters of norms decay too, as in DETR.
+    #[serde(default = "default::decay_vectors")]
+    pub decay_vectors: bool,
+    /// Rates of some parameters by whole parts of their names, behind that of the backbone; a later rule counts more.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+    /// Parameters that are not trained, by whole parts of their names: `backbone`, `backbone.0.body.layer1`. Without it, the first
+    /// layers of the backbone: see [`first_layers`].
+    #[serde(default)]
+    pub freeze: Option<Vec<String>>,
     /// Gradients are scaled down to this global norm.
     #[serde(default = "default::clip")]
     pub clip: f64,
+    /// Decay of an average of the parameters, which is then what is evaluated and kept; 0.999 or so.
+    #[serde(default)]
+    pub average: Option<f64>,
     /// The share of elements that are dropped in the transformer.
     #[serde(default = "default::dropout")]
     pub dropout: f32,
     /// Groups of auxiliary queries, each as many as the model has; matched on their own, and gone when the model is used.
     #[serde(default)]
     pub query_groups: usize,
-    /// Steps over which the learning rate rises from 0.
-    #[serde(default)]
-    pub warmup: u64,
-    /// Parts of the whole run, 0 to 1, after which the learning rate is divided by ten.
-    #[serde(default = "default::drops")]
-    pub drops: Vec<f64>,
-    /// Beginnings of the names of parameters that are not trained.
-    #[serde(default)]
-    pub freeze: Vec<String>,
     /// Of everything random.
     #[serde(default)]
     pub seed: u64,
@@ -106,8 +120,8 @@ mod default {
         0.1
     }
 
-    pub(super) fn drops() -> Vec<f64> {
-        vec![0.8]
+    pub(super) fn decay_vectors() -> bool {
+        true
     }
 }
 
@@ -142,9 +156,8 @@ impl TrainConfig {
                 return wrong(name, &value, "between 0 and 1000");
             }
         }
-        if !(self.clip > 0.0 && self.clip.is_finite()) {
-            return wrong("clip", &self.clip, "above 0");
-        }
+        self.schedule.validate()?;
+        self.optimizer().validate()?;
         if !(0.0..1.0).contains(&self.dropout) {
             return wrong("dropout", &self.dropout, "from 0 to below 1");
         }
@@ -153,9 +166,6 @@ impl TrainConfig {
         }
         if self.batch == 0 || self.epochs == 0 {
             return wrong("batch or epochs", &0, "at least 1");
-        }
-        if let Some(drop) = self.drops.iter().find(|d| !(0.0..=1.0).contains(*d)) {
-            return wrong("drops", drop, "between 0 and 1");
         }
         let side = |length: usize| (1..=1 << 14).contains(&length);
         match self.sizes.iter().find(|&&(h, w)| !side(h) || !side(w)) {
@@ -182,23 +192,39 @@ impl TrainConfig {
         Resize { shorter: height.min(width), longer: height.max(width) }
     }
 
-    /// Whether a parameter is trained.
-    pub fn trains(&self, name: &str) -> bool {
-        !self.freeze.iter().any(|prefix| name.starts_with(prefix.as_str()))
+    /// The parameters that are not trained, by whole parts of their names.
+    pub fn frozen(&self) -> Vec<String> {
+        self.freeze.clone().unwrap_or_else(|| first_layers(&self.model.backbone))
     }
 
-    /// Learning rates of the transformer and of the backbone at a step of a run of so many steps.
-    pub fn rates(&self, step: u64, steps: u64) -> [f32; 2] {
-        let warm = if self.warmup == 0 { 1.0 } else { ((step + 1) as f64 / self.warmup as f64).min(1.0) };
-        let dropped = self.drops.iter().filter(|&&d| step as f64 >= d * steps as f64).count();
-        let factor = warm * 0.1f64.powi(dropped as i32);
-        [self.lr, self.lr_backbone].map(|rate| (rate * factor) as f32)
+    /// Which parameters are trained, and how fast.
+    pub fn groups(&self) -> GroupConfig {
+        let backbone = Rule { name: "backbone".into(), lr: Some(self.lr_backbone), weight_decay: None };
+        let frozen = self.frozen();
+        let rules = [backbone].into_iter().chain(self.rules.iter().cloned()).collect();
+        GroupConfig { lr: self.lr, weight_decay: self.weight_decay, decay_vectors: self.decay_vectors, rules, frozen }
+    }
+
+    /// How parameters are updated.
+    pub fn optimizer(&self) -> OptimizerOptions {
+        OptimizerOptions { clip: Some(self.clip as f32), average: self.average, ..OptimizerOptions::default() }
+    }
+
+    /// What a [`Trainer`](super::Trainer) wants to know.
+    pub fn trainer(&self) -> TrainerOptions {
+        let criterion = match self.model.attention {
+            Attention::Plain => Criterion::DETR,
+            Attention::Smca => Criterion::SMCA,
+        };
+        let step = StepOptions { precision: Precision::F32, criterion, dropout: self.dropout, query_groups: self.query_groups };
+        TrainerOptions { step, groups: self.groups(), optimizer: self.optimizer() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::schedule::Decay;
 
     fn config() -> TrainConfig {
         let model = serde_json::to_value(ModelConfig::detr("mobilenet_v2").unwrap()).unwrap();
@@ -227,24 +253,18 @@ mod tests {
         wrong("query_groups", |c| c.query_groups = 1000);
         wrong("dropout", |c| c.dropout = 1.0);
         wrong("batch", |c| c.batch = 0);
-        wrong("drops", |c| c.drops = vec![0.5, 1.5]);
+        wrong("schedule", |c| c.schedule.decay = Decay::MultiStep { at: vec![0.5, 1.5], factor: 0.1 });
+        wrong("average", |c| c.average = Some(1.0));
         wrong("sizes", |c| c.sizes = vec![(480, 0)]);
         wrong("sizes", |c| c.sizes.clear());
         wrong("d_model", |c| c.model.d_model = 0);
     }
 
     #[test]
-    fn rates_rise_and_drop() {
-        let config = TrainConfig { lr: 1.0, lr_backbone: 0.5, warmup: 4, drops: vec![0.5, 0.9], ..config() };
-        assert_eq!(config.rates(0, 100), [0.25, 0.125]);
-        assert_eq!(config.rates(4, 100), [1.0, 0.5]);
-        assert_eq!(config.rates(49, 100)[0], 1.0);
-        assert!((config.rates(50, 100)[0] - 0.1).abs() < 1e-6 && (config.rates(95, 100)[1] - 0.005).abs() < 1e-6);
-    }
-
-    #[test]
-    fn frozen_names_are_beginnings() {
-        let config = TrainConfig { freeze: vec!["backbone.0.body.layer1".into()], ..config() };
-        assert!(!config.trains("backbone.0.body.layer1.0.conv1.weight") && config.trains("backbone.0.body.layer2.0.conv1.weight"));
+    fn the_first_layers_are_frozen_unless_said_otherwise() {
+        assert!(config().frozen().contains(&"backbone.0.body.features.0".to_owned()));
+        let config = TrainConfig { freeze: Some(vec![]), lr_backbone: 0.5, ..config() };
+        assert!(config.frozen().is_empty());
+        assert_eq!(config.groups().rules, [Rule { name: "backbone".into(), lr: Some(0.5), weight_decay: None }]);
     }
 }

@@ -1,102 +1,192 @@
-//! The update of all trained parameters: a plan of its own over the arenas, a few launches whatever the model.
+//! AdamW on flat arenas: the update of all trained parameters, a plan of its own, a few launches whatever the model.
+//!
+//! Norm of the gradient, clipping by it, the update, the average: nothing of it waits for the host. Whether an update was done or
+//! skipped, because its gradient was not finite, is read back together with the losses of the step.
 
-use super::criterion::{PredictionShape, TERMS};
-use crate::Result;
+use super::groups::Groups;
 use crate::gpu::Gpu;
-use crate::graph::{Arena, Graph, Layout, Links, Params, Plan, PlanOptions, Scratch, Values, Var};
+use crate::graph::{Arena, Graph, Layout, Links, Params, Plan, PlanOptions, Scratch, Values};
 use crate::kernels::concat::concat;
-use crate::kernels::optim::{self, AdamW, BLOCK, CONTROL, Control, STATE, control, square_sums};
-use crate::tensor::{Host, TensorType};
+use crate::kernels::optim::{self, AdamW, BLOCK, CONTROL, Control, STATE, average, control, square_sums};
+use crate::tensor::{DType, Host, TensorType};
+use crate::{Error, Result};
 use std::sync::Arc;
 
-/// PyTorch's, and DETR's.
-const BETAS: [f64; 2] = [0.9, 0.999];
-const EPSILON: f64 = 1e-8;
-
-/// Parameters whose names begin so have the second learning rate.
-const BACKBONE: &str = "backbone.";
-
-/// Before the names of parameters: their moments, and the optimizer's counters.
+/// Before the names of parameters: their moments and their average. Then the optimizer's counters.
 const FIRST: &str = "first.";
 const SECOND: &str = "second.";
+const AVERAGE: &str = "average.";
 const COUNTERS: &str = "counters";
+
+/// How parameters are updated; rates are those of the [`Groups`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OptimizerOptions {
+    /// Decay of the running means of the gradient and of its square: β₁ and β₂.
+    pub betas: [f64; 2],
+    /// ε, added to the root of the running mean square.
+    pub epsilon: f64,
+    /// The global norm that gradients are scaled down to, 0.1 in DETR; nothing is scaled without it.
+    pub clip: Option<f32>,
+    /// Decay of an average of the parameters that is kept beside them, if one is. In the first steps it is less,
+    /// `(1 + step) / (10 + step)`, so that the start is forgotten.
+    pub average: Option<f64>,
+}
+
+impl Default for OptimizerOptions {
+    /// DETR's: 0.9 and 0.999, 1e-8, clipped to 0.1, no average.
+    fn default() -> Self {
+        Self { betas: [0.9, 0.999], epsilon: 1e-8, clip: Some(0.1), average: None }
+    }
+}
+
+impl OptimizerOptions {
+    /// Checks what the type system does not.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        let check = |right: bool, what: String| if right { Ok(()) } else { Err(Error::Config(what)) };
+        let below_one = |v: f64| (0.0..1.0).contains(&v);
+        check(self.betas.iter().all(|&b| b > 0.0 && below_one(b)), format!("`betas` are {:?}; they must lie between 0 and 1", self.betas))?;
+        check(self.epsilon > 0.0 && below_one(self.epsilon), format!("`epsilon` is {}; it must lie between 0 and 1", self.epsilon))?;
+        let clip = self.clip.unwrap_or(1.0);
+        check(clip > 0.0 && clip.is_finite(), format!("`clip` is {clip}; it must be above 0"))?;
+        let average = self.average.unwrap_or(0.0);
+        check(below_one(average), format!("`average` is {average}; it must be from 0 to below 1"))
+    }
+}
 
 /// What differs from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
-    /// Learning rates of the transformer and of the backbone.
-    pub rates: [f32; 2],
-    /// Decides what is dropped: another in every step.
-    pub seed: u32,
-}
-
-/// How parameters are updated.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rule {
-    /// The global norm that gradients are scaled down to.
-    pub(super) clip: f32,
-    /// AdamW's decay of weights.
-    pub(super) weight_decay: f32,
+    /// The step, from 0.
+    pub step: u64,
+    /// Factor of the learning rates: see [`super::schedule::Schedule::factor`].
+    pub factor: f32,
+    /// How many times too large the gradients are.
+    pub loss_scale: f32,
 }
 
 /// What is read back behind an update.
-#[derive(Clone, Debug)]
-pub(super) struct Found {
-    /// The outputs of the loss nodes.
-    pub(super) losses: Values,
-    /// Global norm of the gradient before it is clipped; `None` when it is not finite and the step was not done.
-    pub(super) grad_norm: Option<f32>,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The values that other plans computed for the host: the losses.
+    pub beside: Values,
+    /// Global norm of the gradient before it is clipped; `None` when it is not finite and the update was not done.
+    pub grad_norm: Option<f32>,
+    /// Updates done so far.
+    pub done: u64,
+    /// Updates skipped so far.
+    pub skipped: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Optimizer {
+pub struct Optimizer {
     plan: Plan,
-    rule: Rule,
-    losses: Arena,
+    options: OptimizerOptions,
+    groups: Groups,
+    weights: Arena,
+    beside: Arena,
     first: Arena,
     second: Arena,
+    average: Option<Arena>,
     counters: Arena,
 }
 
 impl Optimizer {
-    /// An optimizer of weights with gradients of the same layout, at rest. It reads the losses of predictions of a shape back
-    /// together with its own answer.
-    pub(super) fn new(gpu: &Gpu, weights: &Arena, gradients: &Arena, shape: PredictionShape, rule: Rule) -> Result<Self> {
-        let layout = weights.layout();
-        let [first, second] = [Arena::new(gpu, "first moments", layout)?, Arena::new(gpu, "second moments", layout)?];
-        let part = TensorType::f32([shape.layers * shape.images * shape.groups]);
-        let losses = Arena::new(gpu, "losses", &Arc::new(Layout::new(TERMS.map(|name| (name.to_owned(), part)))))?;
-        let counters = Arena::new(gpu, "counters", &Arc::new(Layout::new([(COUNTERS.to_owned(), TensorType::f32([STATE]))])))?;
-        let mut links = losses.links("");
-        links.extend(counters.links(""));
+    /// An optimizer at rest, of weights and gradients in arenas of the groups' layout. What is named in `beside`, f32 vectors that
+    /// other plans compute into [`Optimizer::links`], is read back together with its own answer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] on options that cannot be; [`Error::OutOfMemory`], and failures of the device.
+    ///
+    /// # Panics
+    /// When the arenas are of another layout than the groups'.
+    pub fn new(
+        gpu: &Gpu,
+        options: OptimizerOptions,
+        groups: Groups,
+        [weights, gradients]: [&Arena; 2],
+        beside: impl IntoIterator<Item = (String, TensorType)>,
+    ) -> Result<Self> {
+        options.validate()?;
+        assert!(weights.layout() == groups.layout() && gradients.layout() == groups.layout(), "arenas of another layout than the groups'");
+        let arena = |label: &str| Arena::new(gpu, label, groups.layout());
+        let small = |label: &str, layout: Layout| Arena::new(gpu, label, &Arc::new(layout));
+        let (first, second) = (arena("first moments")?, arena("second moments")?);
+        let average = options.average.map(|_| arena("average of the weights")).transpose()?;
+        let beside = small("losses", Layout::new(beside))?;
+        let counters = small("counters", Layout::new([(COUNTERS.to_owned(), TensorType::f32([STATE]))]))?;
+        let mut links: Links = beside.links("").into_iter().chain(counters.links("")).collect();
         let arenas = [("weights", weights), ("gradients", gradients), ("first", &first), ("second", &second)];
+        let arenas = arenas.into_iter().chain(average.as_ref().map(|average| ("average", average)));
         links.extend(arenas.map(|(name, arena)| (name.to_owned(), arena.whole())));
-        let (graph, params) = (graph(layout, part, rule), Params::upload(gpu, &Values::new())?);
+        let (graph, params) = (graph(&options, &groups, beside.layout()), Params::upload(gpu, &Values::new())?);
         let plan = Plan::compile_linked(gpu, &graph, &params, &links, &mut Scratch::default(), PlanOptions::default())?;
-        Ok(Self { plan, rule, losses, first, second, counters })
+        plan.write("group", &groups.blocks());
+        Ok(Self { plan, options, groups, weights: weights.clone(), beside, first, second, average, counters })
     }
 
-    /// Where the loss nodes shall write.
-    pub(super) fn loss_links(&self) -> Links {
-        self.losses.links("")
+    /// Where other plans shall write what is read back together with the optimizer's answer.
+    pub fn links(&self) -> Links {
+        self.beside.links("")
+    }
+
+    /// The average of the weights, when one is kept.
+    pub fn average(&self) -> Option<&Arena> {
+        self.average.as_ref()
+    }
+
+    /// Bytes on the device beside weights and gradients.
+    pub fn bytes(&self) -> usize {
+        let large = self.first.layout().bytes() * (2 + usize::from(self.average.is_some()));
+        large + self.plan.memory().total() + self.beside.layout().bytes() + self.counters.layout().bytes()
     }
 
     /// Updates, and waits for everything submitted so far.
-    pub(super) fn update(&self, Update { rates, .. }: Update) -> Result<Found> {
-        let decay = self.rule.weight_decay;
-        self.plan.write("rates", &Host::f32([2, 2], vec![rates[0], decay, rates[1], decay]));
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn update(&self, Update { step, factor, loss_scale }: Update) -> Result<Found> {
+        self.plan.write("rates", &self.groups.rates(factor));
+        self.plan.write("inverse_scale", &Host::f32([1], vec![1.0 / loss_scale]));
+        if let Some(decay) = self.options.average {
+            let decay = decay.min((1 + step) as f64 / (10 + step) as f64);
+            self.plan.write("average_rate", &Host::f32([1], vec![(1.0 - decay) as f32]));
+        }
         self.plan.run()?;
         let report = self.plan.read()?;
         let report = report["report"].to_f32();
-        let (losses, control) = report.split_at(report.len() - CONTROL);
-        let parts = losses.chunks(losses.len() / TERMS.len());
-        let losses = TERMS.into_iter().zip(parts).map(|(name, part)| (name.to_owned(), Host::f32([part.len()], part.to_vec())));
-        Ok(Found { losses: losses.collect(), grad_norm: (control[2] != 0.0).then_some(control[0]) })
+        let (control, mut rest) = report.split_at(CONTROL);
+        let mut beside = Values::new();
+        for (name, _, ty) in self.beside.layout().places() {
+            let (own, further) = rest.split_at(ty.shape.len());
+            beside.insert(name.to_owned(), Host::f32(ty.shape.dims(), own.to_vec()));
+            rest = further;
+        }
+        let grad_norm = (control[2] != 0.0).then_some(control[0]);
+        Ok(Found { beside, grad_norm, done: control[3] as u64, skipped: control[4] as u64 })
     }
 
-    /// Everything that an update depends on beside weights and gradients.
-    pub(super) fn state(&self, gpu: &Gpu) -> Result<Values> {
+    /// Forgets everything: moments and counters are 0, the average is the given weights.
+    ///
+    /// # Panics
+    /// When a weight is of another type.
+    pub fn reset(&self, gpu: &Gpu, weights: &Values) {
+        for (prefix, arena) in self.parts() {
+            let zeros = arena.layout().places().map(|(name, _, ty)| (name.to_owned(), Host::zeros(ty)));
+            let values = if prefix == AVERAGE { weights.clone() } else { zeros.collect() };
+            arena.write(gpu, &values);
+        }
+    }
+
+    /// Everything that an update depends on beside weights and gradients: `first.NAME`, `second.NAME`, `average.NAME` when an
+    /// average is kept, and `counters`.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn state(&self, gpu: &Gpu) -> Result<Values> {
         let mut all = Values::new();
         for (prefix, arena) in self.parts() {
             all.extend(arena.read(gpu)?.into_iter().map(|(name, host)| (format!("{prefix}{name}"), host)));
@@ -104,64 +194,68 @@ impl Optimizer {
         Ok(all)
     }
 
-    /// Takes the state that [`Optimizer::state`] gave.
-    pub(super) fn restore(&self, gpu: &Gpu, state: &Values) {
-        for (prefix, arena) in self.parts() {
-            let own = state.iter().filter_map(|(name, host)| Some((name.strip_prefix(prefix)?.to_owned(), host.clone())));
-            arena.write(gpu, &own.collect());
-        }
+    /// Names and types of [`Optimizer::state`].
+    pub fn state_types(&self) -> impl Iterator<Item = (String, TensorType)> {
+        let of = |(prefix, arena): (&'static str, &Arena)| {
+            let places = arena.layout().places();
+            places.map(|(name, _, ty)| (format!("{prefix}{name}"), ty)).collect::<Vec<_>>()
+        };
+        self.parts().into_iter().flat_map(of)
     }
 
-    fn parts(&self) -> [(&'static str, &Arena); 3] {
-        [(FIRST, &self.first), (SECOND, &self.second), ("", &self.counters)]
+    /// Goes on from weights and a [`Optimizer::state`], of which it takes what is its own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what is missing or of another shape: they are of another run. Nothing is changed then.
+    pub fn restore(&self, gpu: &Gpu, weights: &Values, state: &Values) -> Result<()> {
+        let mut all = vec![(&self.weights, own(&self.weights, "", weights)?)];
+        for (prefix, arena) in self.parts() {
+            all.push((arena, own(arena, prefix, state)?));
+        }
+        all.into_iter().for_each(|(arena, values)| arena.write(gpu, &values));
+        Ok(())
+    }
+
+    fn parts(&self) -> Vec<(&'static str, &Arena)> {
+        let average = self.average.as_ref().map(|average| (AVERAGE, average));
+        [(FIRST, &self.first), (SECOND, &self.second), ("", &self.counters)].into_iter().chain(average).collect()
     }
 }
 
-/// The state of an optimizer, by name and type, for weights of a layout.
-pub(super) fn state_types(layout: &Layout) -> impl Iterator<Item = (String, TensorType)> + use<'_> {
-    let moments = |prefix: &'static str| layout.places().map(move |(name, _, ty)| (format!("{prefix}{name}"), ty));
-    moments(FIRST).chain(moments(SECOND)).chain([(COUNTERS.to_owned(), TensorType::f32([STATE]))])
+/// The tensors of an arena, found under a prefix.
+fn own(arena: &Arena, prefix: &str, values: &Values) -> Result<Values> {
+    let find = |(name, _, ty): (&str, usize, TensorType)| {
+        let full = format!("{prefix}{name}");
+        match values.get(&full) {
+            Some(host) if host.ty() == ty => Ok((name.to_owned(), host.clone())),
+            Some(host) => Err(Error::Config(format!("`{full}` is {} in the checkpoint; this run has {ty}", host.ty()))),
+            None => Err(Error::Config(format!("the checkpoint has no `{full}`: it is none of this run"))),
+        }
+    };
+    arena.layout().places().map(find).collect()
 }
 
 /// The nodes of an update.
-fn graph(layout: &Layout, part: TensorType, rule: Rule) -> Graph {
+fn graph(options: &OptimizerOptions, groups: &Groups, beside: &Layout) -> Graph {
     let mut g = Graph::new();
-    let arena = TensorType::f32([layout.bytes() / 4]);
-    let [x, gradient, m, v] = ["weights", "gradients", "first", "second"].map(|name| g.input(name, arena));
-    let rates = g.input("rates", TensorType::f32([2, 2]));
+    let OptimizerOptions { betas, epsilon, clip, .. } = *options;
+    let elements = groups.elements();
+    let arena = |g: &mut Graph, name: &str| g.input(name, TensorType::f32([elements]));
+    let [x, gradient, m, v] = ["weights", "gradients", "first", "second"].map(|name| arena(&mut g, name));
+    let group = g.input("group", TensorType::new([elements / BLOCK], DType::U32));
+    let rates = g.input("rates", TensorType::f32([groups.count(), 2]));
+    let inverse_scale = g.input("inverse_scale", TensorType::f32([1]));
     let counters = g.input(COUNTERS, TensorType::f32([STATE]));
-    let group = g.constant(groups(layout));
-    let inverse_scale = g.constant(Host::f32([1], vec![1.0]));
     let parts = square_sums(&mut g, gradient);
-    let control = control(&mut g, Control { max_norm: Some(rule.clip), betas: BETAS }, parts, inverse_scale, counters);
-    let wires = optim::Update { x, gradient, m, v, group, rates, control };
-    AdamW { betas: BETAS, epsilon: EPSILON }.append(&mut g, wires);
-    let mut report: Vec<Var> = TERMS.map(|name| g.input(name, part)).to_vec();
-    report.push(control);
+    let control = control(&mut g, Control { max_norm: clip, betas }, parts, inverse_scale, counters);
+    let x = AdamW { betas, epsilon }.append(&mut g, optim::Update { x, gradient, m, v, group, rates, control });
+    if options.average.is_some() {
+        let (shadow, rate) = (arena(&mut g, "average"), g.input("average_rate", TensorType::f32([1])));
+        average(&mut g, shadow, x, rate);
+    }
+    let mut report = vec![control];
+    report.extend(beside.places().map(|(name, _, ty)| g.input(name, ty)));
     let report = concat(&mut g, &report);
     g.output("report", report);
     g
-}
-
-/// The row of `rates` that each block of an arena obeys.
-fn groups(layout: &Layout) -> Host {
-    let blocks = layout.bytes() / 4 / BLOCK;
-    let mut groups = vec![0; blocks];
-    for (name, offset, ty) in layout.places() {
-        let first = offset / 4 / BLOCK;
-        groups[first..first + ty.shape.len().div_ceil(BLOCK)].fill(u32::from(name.starts_with(BACKBONE)));
-    }
-    Host::u32([blocks], groups)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_backbone_has_a_group_of_its_own() {
-        let ty = |n| TensorType::f32([n]);
-        let layout = Layout::new([("backbone.0.a".to_owned(), ty(65)), ("bbox".to_owned(), ty(64)), ("class".to_owned(), ty(1))]);
-        assert_eq!(groups(&layout).as_u32(), [1, 1, 0, 0]);
-    }
 }

@@ -1,10 +1,10 @@
 //! The training run: steps, log, evaluation and checkpoints, until the epochs or the time are over.
 
+use super::TrainConfig;
 use super::evaluate::evaluate;
 use super::optimizer::Update;
 use super::resume::{Progress, State};
 use super::trainer::{StepReport, Trainer};
-use super::{TrainConfig, trainer_options};
 use crate::data::augment::generator;
 use crate::data::{Dataset, Loader, LoaderOptions, Strictness};
 use crate::eval::Summary;
@@ -141,9 +141,7 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn start(gpu: &'a Gpu, job: &'a Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Self> {
         let config = &job.config;
-        let trains = config.clone();
-        let mut trainer =
-            Trainer::new(gpu, config.model.clone(), job.start.clone(), trainer_options(config), move |name| trains.trains(name))?;
+        let mut trainer = Trainer::new(gpu, config.model.clone(), job.start.clone(), config.trainer())?;
         prepare(&mut trainer, config)?;
         let Progress { step, best, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { Progress::default() };
         let loader = loader_options(job);
@@ -166,13 +164,15 @@ impl<'a> Running<'a> {
         let waited = self.loader.waited();
         let batch = self.loader.next_batch()?;
         batch.skipped.iter().for_each(|what| tell(Event::Skipped(what)));
-        let rates = self.job.config.rates(self.step, self.steps);
-        let report = self.trainer.step(&batch, Update { rates, seed: seed(self.job.config.seed, self.step) })?;
+        let config = &self.job.config;
+        let factor = config.schedule.factor(self.step, self.steps);
+        let update = Update { step: self.step, factor, loss_scale: 1.0 };
+        let report = self.trainer.step(&batch, seed(config.seed, self.step), update)?;
         let line = StepLine {
             epoch: batch.epoch,
             step: self.step,
             steps: self.steps,
-            lr: rates[0],
+            lr: config.lr as f32 * factor,
             report,
             waited: (self.loader.waited() - waited).as_secs_f64(),
             seconds: self.begin.elapsed().as_secs_f64(),
@@ -197,7 +197,7 @@ impl<'a> Running<'a> {
         let Some(set) = self.job.validation.as_ref().filter(|_| is_due) else {
             return if is_due || self.saved.0.elapsed() >= SAVE_EVERY { self.save_state() } else { Ok(()) };
         };
-        let summary = evaluate(self.gpu, &self.job.config.model, self.trainer.parameters()?, set, &self.job.config)?;
+        let summary = evaluate(self.gpu, &self.job.config.model, self.trainer.average()?, set, &self.job.config)?;
         self.write_log(&serde_json::json!({ "epoch": epoch, "step": self.step, "validation": summary }))?;
         let metrics = serde_json::to_string(&summary).map_err(|e| Error::Config(e.to_string()))?;
         let metadata = BTreeMap::from([("qdetr.metrics".to_owned(), metrics)]);
@@ -221,7 +221,7 @@ impl<'a> Running<'a> {
 
     fn save(&self, name: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
         let path: &Path = &self.job.out.join(format!("{name}.safetensors"));
-        weights::save(path, Some(&self.job.config.model), &self.trainer.parameters()?, metadata)
+        weights::save(path, Some(&self.job.config.model), &self.trainer.average()?, metadata)
     }
 }
 
@@ -244,7 +244,7 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
             theirs.pictures, theirs.batch, theirs.seed, ours.pictures, ours.batch, ours.seed
         )));
     }
-    trainer.restore(&state.parameters, &state.rest);
+    trainer.restore(&state.parameters, &state.rest)?;
     Ok(state.progress)
 }
 

@@ -1,8 +1,9 @@
 //! A model in training on a device: parameters, gradients and moments in arenas, one plan a batch size, and the step.
 
-use super::criterion::{Criterion, Losses, PredictionShape};
+use super::criterion::{Criterion, Losses, PredictionShape, TERMS};
 use super::graph::{GRADIENT, StepOptions, TrainGraph, train_graph};
-use super::optimizer::{Optimizer, Rule, Update, state_types};
+use super::groups::{GroupConfig, Groups};
+use super::optimizer::{Optimizer, OptimizerOptions, Update};
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
 use crate::graph::{Arena, Layout, Links, MemoryReport, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
@@ -12,7 +13,6 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a step gave, and where its time went.
@@ -36,77 +36,67 @@ struct Program {
     shape: PredictionShape,
 }
 
-type Trains = dyn Fn(&str) -> bool + Send;
-
 /// See the module.
 pub struct Trainer {
     gpu: Gpu,
     config: ModelConfig,
     options: StepOptions,
-    trains: Box<Trains>,
+    groups: Groups,
     /// All parameters as they started; those that are not trained are so still.
     start: Values,
     constants: Params,
     weights: Arena,
     gradients: Arena,
     optimizer: Option<Optimizer>,
-    rule: Rule,
+    optimizer_options: OptimizerOptions,
     scratch: Scratch,
     programs: Vec<(BatchSize, Program)>,
 }
 
 /// What does not change in a run.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrainerOptions {
     /// How a step computes.
     pub step: StepOptions,
-    /// The global norm that gradients are scaled down to.
-    pub clip: f32,
-    /// AdamW's decay of weights.
-    pub weight_decay: f32,
+    /// Which parameters are trained, and how fast.
+    pub groups: GroupConfig,
+    /// How they are updated.
+    pub optimizer: OptimizerOptions,
 }
 
 impl Trainer {
-    /// A trainer of a model with the given parameters, f32; those that `trains` names are trained.
+    /// A trainer of a model with the given parameters, f32.
     ///
     /// # Errors
-    /// [`Error::Config`] for a configuration that no model can have or when nothing is trained; failures of the device.
+    /// [`Error::Config`] for a configuration that no model or run can have; failures of the device.
     ///
     /// # Panics
     /// When a parameter is missing or has another shape.
-    pub fn new(
-        gpu: &Gpu,
-        config: ModelConfig,
-        start: Values,
-        options: TrainerOptions,
-        trains: impl Fn(&str) -> bool + Send + 'static,
-    ) -> Result<Self> {
+    pub fn new(gpu: &Gpu, config: ModelConfig, start: Values, options: TrainerOptions) -> Result<Self> {
         config.validate()?;
+        options.optimizer.validate()?;
         options.step.precision.check(gpu)?;
         let start: Values = start.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
         let stride = config.backbone.stride();
         let smallest = BatchSize { images: 1, height: stride, width: stride };
-        let built = train_graph(&config, smallest, options.step, &trains);
+        let built = train_graph(&config, smallest, options.step, &|_| true);
         for (name, spec) in &built.specs {
             assert_eq!(start.get(name).map(Host::shape), Some(spec.shape), "parameter `{name}`");
         }
-        if built.trained.is_empty() {
-            return Err(Error::Config("nothing is left to train: `freeze` names every parameter".into()));
-        }
-        let layout = Arc::new(Layout::new(built.trained));
-        let weights = Arena::new(gpu, "weights", &layout)?;
+        let groups = Groups::new(&options.groups, &built.specs)?.with_gradient(|name| built.trained.contains_key(name));
+        let weights = Arena::new(gpu, "weights", groups.layout())?;
         weights.write(gpu, &start);
         Ok(Self {
             gpu: gpu.clone(),
             config,
             options: options.step,
-            trains: Box::new(trains),
             start,
             constants: Params::upload(gpu, &Values::new())?,
-            gradients: Arena::new(gpu, "gradients", &layout)?,
+            gradients: Arena::new(gpu, "gradients", groups.layout())?,
             weights,
             optimizer: None,
-            rule: Rule { clip: options.clip, weight_decay: options.weight_decay },
+            optimizer_options: options.optimizer,
+            groups,
             scratch: Scratch::default(),
             programs: Vec::new(),
         })
@@ -131,7 +121,7 @@ impl Trainer {
         if let Some((_, program)) = self.programs.iter().find(|(s, _)| *s == size) {
             return Ok(program.plan.memory());
         }
-        let TrainGraph { graph, shape, .. } = train_graph(&self.config, size, self.options, &self.trains);
+        let TrainGraph { graph, shape, .. } = train_graph(&self.config, size, self.options, &|name| self.groups.contains(name));
         let fused = fuse(&graph);
         let layout = self.weights.layout().clone();
         let is_trained = |name: &str| layout.contains(name);
@@ -141,15 +131,24 @@ impl Trainer {
             self.constants = self.constants.extend(&self.gpu, &missing)?;
         }
         if self.optimizer.is_none() {
-            self.optimizer = Some(Optimizer::new(&self.gpu, &self.weights, &self.gradients, shape, self.rule)?);
+            self.optimizer = Some(self.optimizer(shape)?);
         }
         let mut links = self.weights.links("");
         links.extend(self.gradients.links(GRADIENT));
-        links.extend(self.optimizer.iter().flat_map(|o| o.loss_links()));
+        links.extend(self.optimizer.iter().flat_map(Optimizer::links));
         let plan = self.compile(&folded.graph, &links)?;
         let report = plan.memory();
         self.programs.push((size, Program { plan, shape }));
         Ok(report)
+    }
+
+    /// An optimizer that reads the losses of predictions of a shape back together with its own answer.
+    fn optimizer(&self, shape: PredictionShape) -> Result<Optimizer> {
+        let part = TensorType::f32([shape.layers * shape.images * shape.groups]);
+        let (losses, arenas) = (TERMS.map(|name| (name.to_owned(), part)), [&self.weights, &self.gradients]);
+        let optimizer = Optimizer::new(&self.gpu, self.optimizer_options, self.groups.clone(), arenas, losses)?;
+        optimizer.reset(&self.gpu, &self.start);
+        Ok(optimizer)
     }
 
     fn compile(&mut self, graph: &crate::graph::Graph, links: &Links) -> Result<Plan> {
@@ -162,11 +161,11 @@ impl Trainer {
         Ok(plan)
     }
 
-    /// One step: forward, matching, losses, gradients, update. Two read-backs: the predictions, and the losses with the norm.
+    /// One step: forward, matching, losses, gradients, update; `seed` decides what is dropped. Two read-backs: the predictions, and the losses with the norm.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when a prediction, a loss or the gradient is no finite number; failures of the device.
-    pub fn step(&mut self, batch: &TrainBatch, update: Update) -> Result<StepReport> {
+    pub fn step(&mut self, batch: &TrainBatch, seed: u32, update: Update) -> Result<StepReport> {
         let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
         let size = BatchSize { images, height, width };
         self.prepare(size)?;
@@ -178,7 +177,7 @@ impl Trainer {
         let start = Instant::now();
         plan.write("pixel_values", &batch.batch.pixels);
         plan.write("pixel_mask", &batch.batch.mask);
-        plan.write("seed", &Host::u32([1], vec![update.seed]));
+        plan.write("seed", &Host::u32([1], vec![seed]));
         plan.run_segment(0)?;
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
@@ -190,7 +189,7 @@ impl Trainer {
         let matched = start.elapsed();
         plan.run_segment(1)?;
         let found = optimizer.update(update)?;
-        let losses = criterion.losses(&found.losses, shape)?;
+        let losses = criterion.losses(&found.beside, shape)?;
         let Some(grad_norm) = found.grad_norm else {
             return Err(Error::NotFinite(format!("step {}: the gradient is not finite; parameters are as before it", batch.step)));
         };
@@ -218,25 +217,43 @@ impl Trainer {
     }
 
     /// Names and types of [`Trainer::state`].
-    pub fn state_types(&self) -> impl Iterator<Item = (String, TensorType)> + use<'_> {
-        state_types(self.layout())
-    }
-
-    /// Goes on from trained parameters and a [`Trainer::state`]; there must be a plan.
     ///
     /// # Panics
-    /// When a tensor is of another type, or before [`Trainer::prepare`].
-    pub fn restore(&mut self, parameters: &Values, state: &Values) {
-        self.weights.write(&self.gpu, parameters);
-        self.optimizer.as_ref().expect("prepare was called").restore(&self.gpu, state);
+    /// Before [`Trainer::prepare`].
+    pub fn state_types(&self) -> impl Iterator<Item = (String, TensorType)> {
+        self.optimizer.as_ref().expect("prepare was called").state_types()
     }
 
-    /// Bytes on the device by kind: weights, gradients and moments, and what the plans hold.
+    /// The average of the trained parameters in place of themselves, beside those that are not trained; the parameters when no
+    /// average is kept.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn average(&self) -> Result<Values> {
+        let average = self.optimizer.as_ref().and_then(Optimizer::average);
+        let mut all = self.start.clone();
+        all.extend(average.unwrap_or(&self.weights).read(&self.gpu)?);
+        Ok(all)
+    }
+
+    /// Goes on from parameters and a [`Trainer::state`]; there must be a plan.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what is missing or of another shape: they are of another run. Nothing is changed then.
+    ///
+    /// # Panics
+    /// Before [`Trainer::prepare`].
+    pub fn restore(&mut self, parameters: &Values, state: &Values) -> Result<()> {
+        self.optimizer.as_ref().expect("prepare was called").restore(&self.gpu, parameters, state)
+    }
+
+    /// Bytes on the device by kind: weights, gradients, moments, and what the plans hold.
     pub fn memory(&self) -> BTreeMap<&'static str, usize> {
         let arena = self.weights.layout().bytes();
+        let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
-        BTreeMap::from([("weights", arena), ("gradients", arena), ("moments", 2 * arena), ("scratch", scratch), ("io", io)])
+        BTreeMap::from([("weights", arena), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
     }
 }
 
