@@ -21,10 +21,10 @@
 //! | [`graph`] | the graph, the op contract, the reverse walk, folding and fusing, the memory plan, plans, the checkers |
 //! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
 //! | [`nn`] | layers: scoped parameters with PyTorch's names, and their initialization |
-//! | [`models`] | what reads like the papers: backbones, transformer, DETR, postprocessing, the detector that runs them |
+//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them |
 //! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own |
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
-//! | [`train`] | matching, criterion and what else a training step needs |
+//! | [`train`] | matching, criterion, optimizer and schedules, the training step and the loop, resuming |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
 //! | [`draw`] | boxes and labels on pictures |
 //!
