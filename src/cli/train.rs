@@ -10,7 +10,7 @@ use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::config::Backbone;
 use qdetr::models::detector;
-use qdetr::nn::initialize;
+use qdetr::nn::{Precision, initialize};
 use qdetr::train::{Event, HeightWidth, Job, TrainConfig, Trainer, prepare, run};
 use qdetr::weights::{Extras, fit, load};
 use qdetr::{Error, Result};
@@ -62,6 +62,9 @@ pub(crate) struct Train {
     /// Learning rate of the backbone
     #[arg(long)]
     lr_backbone: Option<f64>,
+    /// What the network computes in; f16 is mixed precision: parameters and losses stay f32
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Epochs between evaluations; 0: only at the end
     #[arg(long, value_name = "EPOCHS")]
     evaluate_every: Option<u64>,
@@ -85,7 +88,15 @@ pub(crate) struct Train {
     out: PathBuf,
 }
 
-fn height_width(text: &str) -> Result<HeightWidth, String> {
+/// A ready-made configuration by its name, or one in a file.
+pub(crate) fn ready_or_file(name: &str) -> Result<TrainConfig> {
+    match READY.iter().find(|(ready, _)| *ready == name) {
+        Some((name, json)) => TrainConfig::parse(json).map_err(|what| Error::Config(format!("{name}: {what}"))),
+        None => TrainConfig::read(Path::new(name)),
+    }
+}
+
+pub(crate) fn height_width(text: &str) -> Result<HeightWidth, String> {
     let sides = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
     sides.filter(|&(h, w)| h > 0 && w > 0).ok_or_else(|| "want height and width in pixels, such as 480x640".into())
 }
@@ -129,16 +140,14 @@ impl Train {
 
     /// The configuration, with what the command line says otherwise.
     fn config(&self) -> Result<TrainConfig> {
-        let mut config = match READY.iter().find(|(name, _)| *name == self.config) {
-            Some((name, json)) => TrainConfig::parse(json).map_err(|what| Error::Config(format!("{name}: {what}")))?,
-            None => TrainConfig::read(Path::new(&self.config))?,
-        };
+        let mut config = ready_or_file(&self.config)?;
         config.seed = self.seed.unwrap_or(config.seed);
         config.epochs = self.epochs.unwrap_or(config.epochs);
         config.batch = self.batch.unwrap_or(config.batch);
         config.lr = self.lr.unwrap_or(config.lr);
         config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
         config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
+        config.precision = self.precision.unwrap_or(config.precision);
         if !self.freeze.is_empty() {
             let mut frozen = config.frozen();
             frozen.extend(self.freeze.iter().cloned());

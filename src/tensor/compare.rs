@@ -65,7 +65,8 @@ pub fn compare(found: &Host, expected: &Host, tolerance: Tolerance) -> Result<f3
         return Err(Mismatch::Type(format!("found {}, expected {}", found.ty(), expected.ty())));
     }
     match (found.data(), expected.data()) {
-        (Data::U32(a), Data::U32(b)) => compare_exact(a, b),
+        (Data::U32(a), Data::U32(b)) => compare_exact(a, b, |v| v as f32),
+        (Data::I8(a), Data::I8(b)) => compare_exact(a, b, f32::from),
         _ => compare_floats(&found.to_f32(), &expected.to_f32(), tolerance),
     }
 }
@@ -98,11 +99,11 @@ pub fn compare_floats(found: &[f32], expected: &[f32], tolerance: Tolerance) -> 
     Ok(largest)
 }
 
-fn compare_exact(found: &[u32], expected: &[u32]) -> Result<f32, Mismatch> {
+fn compare_exact<T: Copy + PartialEq>(found: &[T], expected: &[T], float: impl Fn(T) -> f32) -> Result<f32, Mismatch> {
     let differs = |i: &usize| found[*i] != expected[*i];
     let Some(first) = (0..found.len()).find(differs) else { return Ok(0.0) };
     let wrong = (0..found.len()).filter(differs).count();
-    Err(Mismatch::Value { index: first, found: found[first] as f32, expected: expected[first] as f32, wrong, total: found.len() })
+    Err(Mismatch::Value { index: first, found: float(found[first]), expected: float(expected[first]), wrong, total: found.len() })
 }
 
 #[cfg(test)]
@@ -136,5 +137,6 @@ mod tests {
         assert!(compare(&a, &Host::u32([2], vec![0; 2]), Tolerance::EXACT).is_err());
         assert!(compare(&a, &Host::f32([1, 2], vec![0.0; 2]), Tolerance::EXACT).is_err());
         assert!(compare(&Host::u32([2], vec![1, 2]), &Host::u32([2], vec![1, 3]), Tolerance::of(9.0)).is_err());
+        assert!(compare(&Host::i8([2], vec![1, -2]), &Host::i8([2], vec![1, 2]), Tolerance::of(9.0)).is_err());
     }
 }

@@ -15,6 +15,8 @@ pub enum Data {
     F16(Vec<f16>),
     /// 32-bit unsigned integers.
     U32(Vec<u32>),
+    /// 8-bit signed integers.
+    I8(Vec<i8>),
 }
 
 /// A contiguous, row-major tensor in host memory. Cheap to clone: clones share their elements, which never change.
@@ -36,6 +38,7 @@ impl Host {
             Data::F32(v) => v.len(),
             Data::F16(v) => v.len(),
             Data::U32(v) => v.len(),
+            Data::I8(v) => v.len(),
         };
         assert_eq!(len, shape.len(), "{shape} needs {} elements, found {len}", shape.len());
         Self { shape, data: Arc::new(data) }
@@ -53,6 +56,12 @@ impl Host {
         Self::new(shape, Data::U32(data))
     }
 
+    /// An `i8` tensor.
+    #[track_caller]
+    pub fn i8(shape: impl AsRef<[usize]>, data: Vec<i8>) -> Self {
+        Self::new(shape, Data::I8(data))
+    }
+
     /// A tensor of any type whose elements are the given floats, rounded to the type.
     #[track_caller]
     pub fn from_f32(ty: TensorType, data: Vec<f32>) -> Self {
@@ -66,6 +75,7 @@ impl Host {
             DType::F32 => Data::F32(vec![0.0; n]),
             DType::F16 => Data::F16(vec![f16::ZERO; n]),
             DType::U32 => Data::U32(vec![0; n]),
+            DType::I8 => Data::I8(vec![0; n]),
         };
         Self { shape: ty.shape, data: Arc::new(data) }
     }
@@ -78,6 +88,7 @@ impl Host {
             DType::F32 => Data::F32(bytemuck::pod_collect_to_vec(bytes)),
             DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(bytes)),
             DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(bytes)),
+            DType::I8 => Data::I8(bytemuck::pod_collect_to_vec(bytes)),
         };
         Self { shape: ty.shape, data: Arc::new(data) }
     }
@@ -93,6 +104,7 @@ impl Host {
             Data::F32(_) => DType::F32,
             Data::F16(_) => DType::F16,
             Data::U32(_) => DType::U32,
+            Data::I8(_) => DType::I8,
         }
     }
 
@@ -115,19 +127,31 @@ impl Host {
         match &*self.data {
             Data::F32(v) => Cow::Borrowed(v),
             Data::F16(v) => Cow::Owned(v.to_f32_vec()),
-            Data::U32(_) => panic!("a {} tensor holds no floats", self.ty()),
+            Data::U32(_) | Data::I8(_) => panic!("a {} tensor holds no floats", self.ty()),
         }
     }
 
     /// The elements as `u32`.
     ///
     /// # Panics
-    /// When the tensor holds floats.
+    /// When the tensor holds others.
     #[track_caller]
     pub fn as_u32(&self) -> &[u32] {
         match &*self.data {
             Data::U32(v) => v,
-            _ => panic!("a {} tensor holds no integers", self.ty()),
+            _ => panic!("a {} tensor holds no u32", self.ty()),
+        }
+    }
+
+    /// The elements as `i8`.
+    ///
+    /// # Panics
+    /// When the tensor holds others.
+    #[track_caller]
+    pub fn as_i8(&self) -> &[i8] {
+        match &*self.data {
+            Data::I8(v) => v,
+            _ => panic!("a {} tensor holds no i8", self.ty()),
         }
     }
 
@@ -137,6 +161,7 @@ impl Host {
             Data::F32(v) => bytemuck::cast_slice(v),
             Data::F16(v) => bytemuck::cast_slice(v),
             Data::U32(v) => bytemuck::cast_slice(v),
+            Data::I8(v) => bytemuck::cast_slice(v),
         }
     }
 
@@ -157,7 +182,7 @@ impl Host {
                 halves.convert_from_f32_slice(&floats);
                 Data::F16(halves)
             }
-            DType::U32 => panic!("a {} tensor cannot be cast to u32", self.ty()),
+            DType::U32 | DType::I8 => panic!("a {} tensor cannot be cast to {dtype}", self.ty()),
         };
         Self { shape: self.shape, data: Arc::new(data) }
     }

@@ -117,8 +117,10 @@ pub enum DType {
     F32,
     /// 16-bit float, where the device has it.
     F16,
-    /// 32-bit unsigned integer: masks, indices, packed codes.
+    /// 32-bit unsigned integer: masks, indices.
     U32,
+    /// 8-bit signed integer: the codes of a quantizer of 2 to 8 bits. Four to a word on the device, the first one lowest.
+    I8,
 }
 
 impl DType {
@@ -127,27 +129,39 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::F16 => 2,
+            Self::I8 => 1,
         }
     }
 
-    /// The WGSL name of the type.
-    pub fn wgsl(self) -> &'static str {
+    /// Its name: for all but `i8`, which shaders find packed in words, that of WGSL.
+    pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::U32 => "u32",
+            Self::I8 => "i8",
         }
+    }
+
+    /// The WGSL name of the type.
+    ///
+    /// # Panics
+    /// For `i8`, which WGSL does not have.
+    #[track_caller]
+    pub fn wgsl(self) -> &'static str {
+        assert_ne!(self, Self::I8, "WGSL has no i8: bind words");
+        self.name()
     }
 
     /// Whether it is a floating-point type.
     pub fn is_float(self) -> bool {
-        self != Self::U32
+        matches!(self, Self::F32 | Self::F16)
     }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.wgsl())
+        f.write_str(self.name())
     }
 }
 

@@ -32,6 +32,9 @@ pub struct TrainConfig {
     /// Sizes that batches are padded to, `[height, width]`; the first is that of validation.
     #[serde(default = "default::sizes")]
     pub sizes: Vec<HeightWidth>,
+    /// In what the network computes; parameters, losses and the optimizer are f32 in any case.
+    #[serde(default)]
+    pub precision: Precision,
     /// How pictures are varied. Without it, flips, crops and colours at the first size.
     #[serde(default)]
     pub augmentation: Option<Recipe>,
@@ -216,7 +219,7 @@ impl TrainConfig {
             Attention::Plain => Criterion::DETR,
             Attention::Smca => Criterion::SMCA,
         };
-        let step = StepOptions { precision: Precision::F32, criterion, dropout: self.dropout, query_groups: self.query_groups };
+        let step = StepOptions { precision: self.precision, criterion, dropout: self.dropout, query_groups: self.query_groups };
         TrainerOptions { step, groups: self.groups(), optimizer: self.optimizer() }
     }
 }

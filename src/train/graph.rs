@@ -3,10 +3,11 @@
 //! | segment | inputs | outputs |
 //! | --- | --- | --- |
 //! | 0 | `pixel_values`, `pixel_mask`, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32; N counts all groups of queries |
-//! | 1 | those of [`Criterion::targets`] | those of [`Criterion::losses`], and `grad.NAME` of every trained parameter |
+//! | 1 | those of [`Criterion::targets`], and `loss_scale` f32 `[1]` | those of [`Criterion::losses`], and `grad.NAME` of every trained parameter, times the loss scale |
 
 use super::criterion::{Criterion, PredictionShape};
 use crate::graph::{Graph, Origin, Var};
+use crate::kernels::binary;
 use crate::kernels::unary::{Function, Unary};
 use crate::models::{BatchSize, ModelConfig, for_training};
 use crate::nn::{ParamSpec, Precision};
@@ -15,6 +16,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Before the name of a parameter: its gradient.
 pub const GRADIENT: &str = "grad.";
+
+/// The input that the loss is multiplied with before it is differentiated, so that gradients in f16 do not vanish.
+pub(super) const LOSS_SCALE: &str = "loss_scale";
 
 /// The graph of a step, not yet fused, and what it is about.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub fn train_graph(config: &ModelConfig, size: BatchSize, options: StepOptions, 
     graph.output("boxes", boxes);
     graph.next_segment();
     let loss = criterion.append(&mut graph, logits, boxes, shape);
+    let loss_scale = graph.input(LOSS_SCALE, TensorType::f32([1]));
+    let loss = binary::mul(&mut graph, loss, loss_scale);
     let trained = differentiate(&mut graph, loss, |name| trains(name) && !specs[name].buffer);
     TrainGraph { graph, specs, trained, shape }
 }

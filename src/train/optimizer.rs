@@ -148,14 +148,30 @@ impl Optimizer {
     ///
     /// # Errors
     /// A failure of the device.
-    pub fn update(&self, Update { step, factor, loss_scale }: Update) -> Result<Found> {
+    pub fn update(&self, update: Update) -> Result<Found> {
+        self.submit(update)?;
+        self.found()
+    }
+
+    /// Submits an update, behind everything submitted so far.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn submit(&self, Update { step, factor, loss_scale }: Update) -> Result<()> {
         self.plan.write("rates", &self.groups.rates(factor));
         self.plan.write("inverse_scale", &Host::f32([1], vec![1.0 / loss_scale]));
         if let Some(decay) = self.options.average {
             let decay = decay.min((1 + step) as f64 / (10 + step) as f64);
             self.plan.write("average_rate", &Host::f32([1], vec![(1.0 - decay) as f32]));
         }
-        self.plan.run()?;
+        self.plan.run()
+    }
+
+    /// Waits for the last update, and says what became of it.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn found(&self) -> Result<Found> {
         let report = self.plan.read()?;
         let report = report["report"].to_f32();
         let (control, mut rest) = report.split_at(CONTROL);

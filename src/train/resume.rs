@@ -4,6 +4,7 @@
 //! short, by whatever, is refused, and the previous one is used. Tensors are in this crate's layout: this is no model for
 //! others, `last.safetensors` is.
 
+use super::loss_scale::LossScale;
 use crate::graph::Values;
 use crate::tensor::{DType, Host, TensorType};
 use crate::{Error, Result, files};
@@ -33,6 +34,8 @@ pub(super) struct Progress {
     pub(super) pictures: usize,
     pub(super) batch: usize,
     pub(super) seed: u64,
+    #[serde(default)]
+    pub(super) loss_scale: LossScale,
 }
 
 /// Everything that a run goes on from.
@@ -91,6 +94,7 @@ fn view(host: &Host) -> Result<TensorView<'_>, safetensors::SafeTensorError> {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
         DType::U32 => Dtype::U32,
+        DType::I8 => Dtype::I8,
     };
     TensorView::new(dtype, host.shape().dims().to_vec(), host.as_bytes())
 }
@@ -125,7 +129,7 @@ mod tests {
 
     fn state(step: u64) -> State {
         let values = |v: f32| Values::from([("a".to_owned(), Host::f32([2, 1, 1, 3], vec![v; 6]))]);
-        let progress = Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, seed: 9 };
+        let progress = Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, seed: 9, loss_scale: LossScale::default() };
         State { progress, parameters: values(step as f32), rest: values(0.5) }
     }
 

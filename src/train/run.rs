@@ -2,6 +2,7 @@
 
 use super::TrainConfig;
 use super::evaluate::evaluate;
+use super::loss_scale::LossScale;
 use super::optimizer::Update;
 use super::resume::{Progress, State};
 use super::trainer::{StepReport, Trainer};
@@ -61,6 +62,8 @@ pub struct StepLine {
     pub steps: u64,
     /// Learning rate of the transformer.
     pub lr: f32,
+    /// What the loss was multiplied with for its gradient's sake.
+    pub loss_scale: f32,
     /// Losses, norm and times.
     #[serde(flatten)]
     pub report: StepReport,
@@ -136,6 +139,7 @@ struct Running<'a> {
     /// When the state was saved last, and behind how many steps.
     saved: (Instant, Option<u64>),
     best: Option<(u64, f64)>,
+    loss_scale: LossScale,
 }
 
 impl<'a> Running<'a> {
@@ -143,7 +147,7 @@ impl<'a> Running<'a> {
         let config = &job.config;
         let mut trainer = Trainer::new(gpu, config.model.clone(), job.start.clone(), config.trainer())?;
         prepare(&mut trainer, config)?;
-        let Progress { step, best, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { Progress::default() };
+        let Progress { step, best, loss_scale, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { of_job(job) };
         let loader = loader_options(job);
         let steps_an_epoch = loader.steps(job.train.images.len());
         let loader = Loader::start(Arc::new(job.train.images.clone()), loader, step)?;
@@ -153,7 +157,7 @@ impl<'a> Running<'a> {
         let steps = steps_an_epoch * config.epochs;
         let begin = Instant::now();
         let saved = (begin, job.resume.then_some(step));
-        Ok(Self { gpu, job, trainer, loader, log, log_path, begin, step, steps, steps_an_epoch, saved, best })
+        Ok(Self { gpu, job, trainer, loader, log, log_path, begin, step, steps, steps_an_epoch, saved, best, loss_scale })
     }
 
     fn is_out_of_time(&self) -> bool {
@@ -166,13 +170,18 @@ impl<'a> Running<'a> {
         batch.skipped.iter().for_each(|what| tell(Event::Skipped(what)));
         let config = &self.job.config;
         let factor = config.schedule.factor(self.step, self.steps);
-        let update = Update { step: self.step, factor, loss_scale: 1.0 };
+        let update = Update { step: self.step, factor, loss_scale: self.loss_scale.value() };
         let report = self.trainer.step(&batch, seed(config.seed, self.step), update)?;
+        self.loss_scale = match report.grad_norm {
+            Some(_) => self.loss_scale.done(),
+            None => self.loss_scale.skipped()?,
+        };
         let line = StepLine {
             epoch: batch.epoch,
             step: self.step,
             steps: self.steps,
             lr: config.lr as f32 * factor,
+            loss_scale: update.loss_scale,
             report,
             waited: (self.loader.waited() - waited).as_secs_f64(),
             seconds: self.begin.elapsed().as_secs_f64(),
@@ -212,7 +221,7 @@ impl<'a> Running<'a> {
     }
 
     fn save_state(&mut self) -> Result<()> {
-        let progress = Progress { step: self.step, best: self.best, ..of_job(self.job) };
+        let progress = Progress { step: self.step, best: self.best, loss_scale: self.loss_scale, ..of_job(self.job) };
         let state = State { progress, parameters: self.trainer.parameters()?, rest: self.trainer.state()? };
         state.save(&self.job.out)?;
         self.saved = (Instant::now(), Some(self.step));
@@ -227,7 +236,8 @@ impl<'a> Running<'a> {
 
 /// The start of a job's progress.
 fn of_job(job: &Job) -> Progress {
-    Progress { pictures: job.train.images.len(), batch: job.config.batch, seed: job.config.seed, ..Progress::default() }
+    let TrainConfig { batch, seed, precision, .. } = job.config;
+    Progress { pictures: job.train.images.len(), batch, seed, loss_scale: LossScale::new(precision), ..Progress::default() }
 }
 
 /// Takes parameters and moments from the state in the job's folder, and returns how far it had come.

@@ -1,7 +1,7 @@
 //! A model in training on a device: parameters, gradients and moments in arenas, one plan a batch size, and the step.
 
 use super::criterion::{Criterion, Losses, PredictionShape, TERMS};
-use super::graph::{GRADIENT, StepOptions, TrainGraph, train_graph};
+use super::graph::{GRADIENT, LOSS_SCALE, StepOptions, TrainGraph, train_graph};
 use super::groups::{GroupConfig, Groups};
 use super::optimizer::{Optimizer, OptimizerOptions, Update};
 use crate::data::TrainBatch;
@@ -9,7 +9,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Arena, Layout, Links, MemoryReport, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
 use crate::models::{BatchSize, ModelConfig};
 use crate::tensor::{DType, Host, TensorType};
-use crate::{Error, Result};
+use crate::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,14 +20,16 @@ use std::time::{Duration, Instant};
 pub struct StepReport {
     /// The losses before the update.
     pub losses: Losses,
-    /// Global norm of the gradient before it is clipped.
-    pub grad_norm: f32,
+    /// Global norm of the gradient before it is clipped; `None` when it was not finite and the update was skipped.
+    pub grad_norm: Option<f32>,
     /// Seconds from writing the batch to having its predictions.
     pub forward: f64,
     /// Seconds of matching and of making the targets.
     pub matching: f64,
     /// Seconds of losses, gradients and update.
     pub backward: f64,
+    /// Of all these, seconds of writing, encoding and submitting: the rest of `forward` and `backward` is waiting for the device.
+    pub host: f64,
 }
 
 /// The plan for one batch size.
@@ -142,6 +144,11 @@ impl Trainer {
         Ok(report)
     }
 
+    /// The plan of a batch size that was prepared.
+    pub fn plan(&self, size: BatchSize) -> Option<&Plan> {
+        self.programs.iter().find(|(s, _)| *s == size).map(|(_, program)| &program.plan)
+    }
+
     /// An optimizer that reads the losses of predictions of a shape back together with its own answer.
     fn optimizer(&self, shape: PredictionShape) -> Result<Optimizer> {
         let part = TensorType::f32([shape.layers * shape.images * shape.groups]);
@@ -164,7 +171,7 @@ impl Trainer {
     /// One step: forward, matching, losses, gradients, update; `seed` decides what is dropped. Two read-backs: the predictions, and the losses with the norm.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] when a prediction, a loss or the gradient is no finite number; failures of the device.
+    /// [`Error::NotFinite`] when a prediction or a loss is no finite number; failures of the device.
     pub fn step(&mut self, batch: &TrainBatch, seed: u32, update: Update) -> Result<StepReport> {
         let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
         let size = BatchSize { images, height, width };
@@ -179,6 +186,7 @@ impl Trainer {
         plan.write("pixel_mask", &batch.batch.mask);
         plan.write("seed", &Host::u32([1], vec![seed]));
         plan.run_segment(0)?;
+        let mut host = start.elapsed();
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
         let (logits, boxes) = (predictions["logits"].to_f32(), predictions["boxes"].to_f32());
@@ -187,15 +195,16 @@ impl Trainer {
             plan.write(&name, &host);
         }
         let matched = start.elapsed();
+        plan.write(LOSS_SCALE, &Host::f32([1], vec![update.loss_scale]));
         plan.run_segment(1)?;
-        let found = optimizer.update(update)?;
+        optimizer.submit(update)?;
+        host += start.elapsed() - matched;
+        let found = optimizer.found()?;
         let losses = criterion.losses(&found.beside, shape)?;
-        let Some(grad_norm) = found.grad_norm else {
-            return Err(Error::NotFinite(format!("step {}: the gradient is not finite; parameters are as before it", batch.step)));
-        };
         let seconds = |time: Duration| time.as_secs_f64();
         let backward = seconds(start.elapsed() - matched);
-        Ok(StepReport { losses, grad_norm, forward: seconds(forward), matching: seconds(matched - forward), backward })
+        let (forward, matching, host) = (seconds(forward), seconds(matched - forward), seconds(host));
+        Ok(StepReport { losses, grad_norm: found.grad_norm, forward, matching, backward, host })
     }
 
     /// All parameters as they are now, those included that are not trained.

@@ -87,7 +87,7 @@ fn not_finite(tensors: &BTreeMap<String, Host>) -> Option<String> {
         let count = match tensor.data() {
             Data::F32(v) => v.iter().filter(|x| !x.is_finite()).count(),
             Data::F16(v) => v.iter().filter(|x| !x.is_finite()).count(),
-            Data::U32(_) => 0,
+            Data::U32(_) | Data::I8(_) => 0,
         };
         (count > 0).then(|| format!("{} ({count} of {} values)", quoted(name), tensor.shape().len()))
     };

@@ -141,6 +141,7 @@ pub(super) fn torch_bytes(tensor: &Host) -> Vec<u8> {
         Data::F32(v) => gather(&dims, &strides, 0, |i| v[i].to_le_bytes()).into_flattened(),
         Data::F16(v) => gather(&dims, &strides, 0, |i| v[i].to_le_bytes()).into_flattened(),
         Data::U32(v) => gather(&dims, &strides, 0, |i| v[i].to_le_bytes()).into_flattened(),
+        Data::I8(v) => gather(&dims, &strides, 0, |i| v[i].to_le_bytes()).into_flattened(),
     }
 }
 

@@ -76,6 +76,7 @@ fn header(order: &[(&String, &Host)], metadata: BTreeMap<String, String>) -> ser
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::U32 => Dtype::U32,
+            DType::I8 => Dtype::I8,
         };
         let info = TensorInfo { dtype, shape: torch_dims(tensor.shape()), data_offsets: (start, end) };
         header.insert(name.clone(), serde_json::to_value(info)?);

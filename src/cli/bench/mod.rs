@@ -2,10 +2,12 @@
 
 mod model;
 mod profile;
+mod train;
 
 use super::DeviceArgs;
 use clap::{Args, Subcommand};
 use qdetr::Result;
+use qdetr::graph::Plan;
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
@@ -21,12 +23,15 @@ pub(crate) struct Bench {
 enum What {
     /// A detector's forward: time, memory, and with --profile the time of each step
     Model(model::BenchModel),
+    /// A training step: time, memory, and with --profile the time of each kernel launch
+    Train(train::BenchTrain),
 }
 
 impl Bench {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         match &self.what {
             What::Model(args) => args.run(device),
+            What::Train(args) => args.run(device),
         }
     }
 }
@@ -52,6 +57,12 @@ impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3} ms ({:.3} to {:.3})", self.median, self.min, self.max)
     }
+}
+
+/// Arithmetic operations of a run.
+fn operations(plan: &Plan) -> u64 {
+    let graph = plan.graph();
+    graph.nodes().iter().map(|n| n.op.operations(&graph.types(&n.inputs), &graph.types(&n.outputs))).sum()
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl BenchModel {
         check(plan)?;
         let first_run_s = clock.lap();
         let (run_ms, host_ms) = self.time(plan)?;
-        let gflop = operations(plan) as f64 / 1e9;
+        let gflop = super::operations(plan) as f64 / 1e9;
         let report = Report {
             model: name,
             random,
@@ -166,11 +166,6 @@ fn check(plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn operations(plan: &Plan) -> u64 {
-    let graph = plan.graph();
-    graph.nodes().iter().map(|n| n.op.operations(&graph.types(&n.inputs), &graph.types(&n.outputs))).sum()
 }
 
 impl fmt::Display for Report {
