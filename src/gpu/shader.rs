@@ -39,6 +39,7 @@ pub const COMMON: &[Source] = &[
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),
     wgsl!("common/reduce.wgsl"),
+    wgsl!("common/result.wgsl"),
     wgsl!("common/transposed.wgsl"),
 ];
 
