@@ -60,6 +60,7 @@ families!(
     pool,
     position,
     prior,
+    quantize,
     reduce,
     scale_shift,
     softmax,
