@@ -61,6 +61,7 @@ families!(
     pool,
     position,
     prior,
+    quantize,
     reduce,
     scale_shift,
     softmax,

@@ -2,13 +2,14 @@
 
 use super::{Graph, Io, Var};
 use crate::kernels::binary;
-use crate::tensor::{Host, TensorType};
+use crate::tensor::{DType, Host, TensorType};
 use std::collections::{HashMap, HashSet};
 
 impl Graph {
     /// Appends the nodes that compute the gradient of `loss` (`f32[1]`) with respect to each of `wanted`, and returns these
     /// gradients: of the shape and type of the value, or `None` where the loss does not depend on it. A gradient belongs
-    /// to the elements of a value, so that a view and what it shows have the same one.
+    /// to the elements of a value, so that a view and what it shows have the same one. That of a quantizer's codes (`i8`) is,
+    /// by convention, the gradient of the values that they stand for: floats of the codes' shape.
     ///
     /// Nodes are made only along paths from a wanted value to the loss, in the scope of the node that they differentiate
     /// followed by `backward`. What several nodes read gets the sum of their gradients, in the order of the walk.
@@ -55,7 +56,8 @@ impl Walk {
     fn add(&mut self, graph: &mut Graph, var: Var, gradient: Var) {
         let root = graph.root(var);
         let (ty, found) = (graph.ty(var), graph.ty(gradient));
-        assert_eq!(found, ty, "a gradient of {ty}");
+        let fits = if ty.dtype == DType::I8 { found.dtype.is_float() && found.shape == ty.shape } else { found == ty };
+        assert!(fits, "a gradient of {ty} cannot be {found}");
         let shape = graph.shape(root);
         let gradient = graph.reshape(gradient, shape.dims());
         let sum = match self.gradients.get(&root) {

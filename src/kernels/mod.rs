@@ -24,6 +24,7 @@ pub mod optim;
 pub mod pool;
 pub mod position;
 pub mod prior;
+pub mod quantize;
 pub mod reduce;
 mod rows;
 pub mod scale_shift;
@@ -55,6 +56,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "pool", cases: pool::cases },
     Family { name: "position", cases: position::cases },
     Family { name: "prior", cases: prior::cases },
+    Family { name: "quantize", cases: quantize::cases },
     Family { name: "reduce", cases: reduce::cases },
     Family { name: "scale_shift", cases: scale_shift::cases },
     Family { name: "softmax", cases: softmax::cases },

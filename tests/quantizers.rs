@@ -1,0 +1,248 @@
+//! Quantizers against a second implementation, written from the formulas alone, and against properties that any must have.
+//!
+//! Differences of the forward, with which `tests/gradients.rs` checks all other ops, say nothing here: a code is a step
+//! function, whose true derivative is 0 almost everywhere and whose straight-through gradient is another one by design.
+
+mod common;
+
+use common::gpu;
+use proptest::prelude::*;
+use qdetr::graph::check::noise;
+use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, interpret};
+use qdetr::kernels::quantize::{ALPHA_MIN, Levels, dequantize, quantize, quantizer_state};
+use qdetr::kernels::{binary, reduce};
+use qdetr::tensor::{DType, Host};
+
+/// One quantizer's work, as the formulas say it, element by element in f64. Roundings to f32 that decide between codes
+/// are written out.
+struct Formulas {
+    levels: Levels,
+    alpha: f64,
+    zero: f64,
+}
+
+/// What the formulas give for one element.
+struct Element {
+    code: i8,
+    value: f64,
+    d_x: f64,
+    d_alpha: f64,
+    d_zp: f64,
+}
+
+impl Formulas {
+    fn new(levels: Levels, alpha: f32, zp: f32) -> Self {
+        let zero = f64::from(zp).round_ties_even().clamp(f64::from(levels.low()), f64::from(levels.high()));
+        Self { levels, alpha: f64::from(alpha.max(ALPHA_MIN)), zero }
+    }
+
+    fn element(&self, x: f32, d: f32) -> Element {
+        let (low, high) = (f64::from(self.levels.low()), f64::from(self.levels.high()));
+        let inverse = f64::from((1.0 / self.alpha) as f32);
+        let product = f64::from((f64::from(x) * inverse) as f32);
+        let u = f64::from((product + self.zero) as f32);
+        let q = u.max(low).min(high).round_ties_even();
+        let (inside, d) = (low <= u && u <= high, f64::from(d));
+        let (d_x, d_alpha, d_zp) = if inside { (d, d * (q - u), 0.0) } else { (0.0, d * (q - self.zero), -self.alpha * d) };
+        let code = (q - f64::from(self.levels.offset())) as i8;
+        Element { code, value: self.alpha * (q - self.zero), d_x, d_alpha, d_zp }
+    }
+}
+
+/// A quantizer on the twins or the GPU.
+struct Run<'a> {
+    levels: Levels,
+    inner: usize,
+    /// x, alpha, zp, and the gradient of the values.
+    tensors: [&'a Host; 4],
+}
+
+const NAMES: [&str; 4] = ["x", "alpha", "zp", "d"];
+
+impl Run<'_> {
+    /// codes, values and d_x, d_alpha, d_zp of `Σ d · value`.
+    fn graph(&self) -> (Graph, Values) {
+        let mut g = Graph::new();
+        let [x, alpha, zp, d] = [0, 1, 2, 3].map(|i| g.input(NAMES[i], self.tensors[i].ty()));
+        let state = quantizer_state(&mut g, alpha, Some(zp), self.levels);
+        let codes = quantize(&mut g, x, state, self.levels, self.inner);
+        let to = g.ty(d).dtype;
+        let values = dequantize(&mut g, codes, state, self.inner, to);
+        let products = binary::mul(&mut g, values, d);
+        let loss = reduce::total(&mut g, products);
+        let gradients = g.backward(loss, &[x, alpha, zp]);
+        for (name, var) in [("codes", codes), ("values", values)] {
+            g.output(name, var);
+        }
+        for (name, gradient) in ["d_x", "d_alpha", "d_zp"].into_iter().zip(gradients) {
+            g.output(name, gradient.expect("a gradient"));
+        }
+        (g, NAMES.iter().zip(self.tensors).map(|(name, host)| ((*name).to_owned(), host.clone())).collect())
+    }
+
+    fn twins(&self) -> Values {
+        let (graph, inputs) = self.graph();
+        interpret(&graph, &inputs, &Values::new())
+    }
+
+    fn gpu(&self) -> Values {
+        let (graph, inputs) = self.graph();
+        let params = Params::upload(gpu(), &Values::new()).expect("the device works");
+        let options = PlanOptions { guards: true, ..PlanOptions::default() };
+        let plan = Plan::compile(gpu(), &graph, &params, &mut Scratch::default(), options).expect("the device works");
+        plan.call(&inputs).expect("the device works")
+    }
+
+    /// Compares results with the formulas; the largest gradient of a step size is returned, so that a test can see that there was one.
+    fn check(&self, found: &Values) -> f64 {
+        let [x, alpha, zp, d] = self.tensors.map(Host::to_f32);
+        let groups = alpha.len();
+        let (mut d_alpha, mut d_zp) = (vec![0f64; groups], vec![0f64; groups]);
+        // Sums of so many terms of so large a size are only known so well.
+        let mut sizes = vec![0f64; groups];
+        let (codes, values, d_x) = (found["codes"].as_i8(), found["values"].to_f32(), found["d_x"].to_f32());
+        for i in 0..x.len() {
+            let group = if groups == 1 { 0 } else { i / self.inner % groups };
+            let formulas = Formulas::new(self.levels, alpha[group], zp[group]);
+            let e = formulas.element(x[i], d[i]);
+            assert_eq!(codes[i], e.code, "the code of {} at {i}, alpha {}, zero {}", x[i], alpha[group], zp[group]);
+            assert!((f64::from(values[i]) - e.value).abs() <= 1e-6 * e.value.abs(), "value {i}: {} for {}", values[i], e.value);
+            assert_eq!(f64::from(d_x[i]), e.d_x, "d_x at {i}");
+            d_alpha[group] += e.d_alpha;
+            d_zp[group] += e.d_zp;
+            sizes[group] += e.d_alpha.abs() + e.d_zp.abs();
+        }
+        let g = 1.0 / (x.len() as f64 * f64::from(self.levels.high())).sqrt();
+        let close = |name: &str, expected: &[f64]| {
+            for (group, (&found, &expected)) in found[name].to_f32().iter().zip(expected).enumerate() {
+                let (found, expected, size) = (f64::from(found), g * expected, g * sizes[group]);
+                assert!((found - expected).abs() <= 1e-6 * size + 1e-7, "{name} of {group}: {found}, the formulas say {expected}");
+            }
+        };
+        close("d_alpha", &d_alpha);
+        close("d_zp", &d_zp);
+        d_alpha.iter().chain(&d_zp).fold(0.0, |a, b| a.max(b.abs()))
+    }
+}
+
+/// Shapes, how many step sizes they have, and how many neighbours share one.
+const SHAPES: [(&[usize], usize, usize); 7] = [
+    (&[3, 5, 7], 1, 1),
+    (&[9, 64], 9, 64),
+    (&[2, 17, 32], 4, 8),
+    (&[2, 4, 5, 12], 4, 60),
+    (&[3, 7, 10], 10, 1),
+    (&[2, 3000], 1, 1),
+    (&[1], 1, 1),
+];
+
+fn scaled(shape: &[usize], seed: u64, by: impl Fn(f32) -> f32) -> Host {
+    Host::f32(shape, noise(shape, seed).to_f32().iter().map(|&v| by(v)).collect())
+}
+
+#[test]
+fn twins_and_gpu_follow_the_formulas_on_every_granularity_and_width() {
+    for (i, (shape, groups, inner)) in SHAPES.into_iter().enumerate() {
+        for bits in 2..=8 {
+            for signed in [false, true] {
+                let (levels, seed) = (Levels::new(bits, signed), 1000 * i as u64 + u64::from(bits));
+                let half = (1 << (bits - 1)) as f32;
+                // About a third of the elements lie outside the levels.
+                let x = scaled(shape, seed, |v| 0.4 * half * v);
+                let alpha = scaled(&[groups], seed + 1, |v| 0.3 + 0.1 * v);
+                let zp = scaled(&[groups], seed + 2, |v| if signed { 0.8 * half * v } else { half + half * v });
+                let d = noise(shape, seed + 3);
+                let run = Run { levels, inner, tensors: [&x, &alpha, &zp, &d] };
+                let largest = run.check(&run.twins());
+                assert!(shape == [1] || largest > 0.0);
+                if bits % 3 == 2 {
+                    run.check(&run.gpu());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_zero_point_beyond_the_levels_and_a_step_size_below_zero_are_moved_and_keep_their_gradients() {
+    let levels = Levels::new(4, false);
+    let x = scaled(&[32], 1, |v| 20.0 * v);
+    let d = noise([32], 2);
+    for (alpha, zp) in [(1.0, 40.0), (1.0, -3.0), (0.0, 8.0), (-0.5, 8.0)] {
+        let (alpha, zp) = (Host::f32([1], vec![alpha]), Host::f32([1], vec![zp]));
+        let run = Run { levels, inner: 1, tensors: [&x, &alpha, &zp, &d] };
+        assert!(run.check(&run.twins()) > 0.0);
+        assert!(run.check(&run.gpu()) > 0.0);
+    }
+}
+
+#[test]
+fn a_batch_of_two_halves_counts_all_its_elements_in_the_scale() {
+    let levels = Levels::new(3, true);
+    let gradient = |batch: usize| {
+        let x = Host::f32([batch, 6], [0.3, -0.2, 1.0, 9.0, -9.0, 0.05].repeat(batch));
+        let d = Host::f32([batch, 6], vec![1.0; 6 * batch]);
+        let (alpha, zp) = (Host::f32([1], vec![0.5]), Host::f32([1], vec![0.0]));
+        Run { levels, inner: 1, tensors: [&x, &alpha, &zp, &d] }.twins()["d_alpha"].to_f32()[0]
+    };
+    // Twice the sum, under a scale of 1 / √2.
+    assert!((gradient(2) / gradient(1) - std::f32::consts::SQRT_2).abs() < 1e-5);
+}
+
+#[test]
+fn codes_in_f16_are_those_of_the_f32_they_are_read_as() {
+    let levels = Levels::new(4, true);
+    let x = scaled(&[4, 33], 5, |v| 3.0 * v).cast(DType::F16);
+    let (alpha, zp) = (Host::f32([1], vec![0.3]), Host::f32([1], vec![1.0]));
+    let d = noise([4, 33], 6).cast(DType::F32);
+    let full = Host::f32([4, 33], x.to_f32().into_owned());
+    let run = |x| Run { levels, inner: 1, tensors: [x, &alpha, &zp, &d] };
+    assert_eq!(run(&x).twins()["codes"], run(&full).twins()["codes"]);
+    if gpu().capabilities().f16 {
+        let found = run(&x).gpu();
+        assert_eq!(found["codes"], run(&full).twins()["codes"]);
+        assert_eq!(found["d_x"].dtype(), DType::F16);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_twins_follow_the_formulas_on_anything(
+        bits in 2u32..=8,
+        signed in any::<bool>(),
+        x in prop::collection::vec(prop_oneof![-300f32..300.0, (-300i32..300).prop_map(|i| i as f32 * 0.25), Just(0.0), -1e30f32..1e30], 1..60),
+        alpha in prop_oneof![1e-3f32..10.0, (-8i32..4).prop_map(|e| (e as f32).exp2()), -1f32..1e-6],
+        zp in prop_oneof![-300f32..300.0, (-20i32..20).prop_map(|i| i as f32 * 0.5)],
+    ) {
+        let n = x.len();
+        let (x, alpha, zp, d) = (Host::f32([n], x), Host::f32([1], vec![alpha]), Host::f32([1], vec![zp]), noise([n], 1));
+        let run = Run { levels: Levels::new(bits, signed), inner: 1, tensors: [&x, &alpha, &zp, &d] };
+        run.check(&run.twins());
+    }
+
+    #[test]
+    fn a_quantizer_keeps_its_own_values_and_rounds_by_half_a_step_at_most(
+        bits in 2u32..=8,
+        signed in any::<bool>(),
+        share in -1.2f32..1.2,
+        alpha in 1e-3f32..10.0,
+        zp in -130f32..260.0,
+    ) {
+        let levels = Levels::new(bits, signed);
+        let x = share * alpha * levels.high() as f32;
+        let (alpha_host, zp) = (Host::f32([1], vec![alpha]), Host::f32([1], vec![zp]));
+        let once = |x: f32| {
+            let (x, d) = (Host::f32([1], vec![x]), Host::f32([1], vec![1.0]));
+            let found = Run { levels, inner: 1, tensors: [&x, &alpha_host, &zp, &d] }.twins();
+            (found["codes"].as_i8()[0], found["values"].to_f32()[0], found["d_x"].to_f32()[0])
+        };
+        let (code, value, d_x) = once(x);
+        prop_assert_eq!(once(value).0, code, "the value of a code has that code");
+        prop_assert_eq!(once(0.0).1, 0.0, "zero is a value");
+        if d_x != 0.0 {
+            prop_assert!((value - x).abs() <= 0.5001 * alpha);
+        }
+    }
+}
