@@ -35,6 +35,7 @@ macro_rules! wgsl {
 /// The files that others import.
 pub const COMMON: &[Source] = &[
     wgsl!("common/index.wgsl"),
+    wgsl!("common/codes.wgsl"),
     wgsl!("common/dropout.wgsl"),
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),

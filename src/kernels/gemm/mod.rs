@@ -72,21 +72,21 @@ pub(crate) struct Windows {
 }
 
 /// A workgroup's share of the result.
-#[derive(Clone, Copy, Debug)]
-struct Tile {
-    m: usize,
-    n: usize,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tile {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
 }
 
 /// Tiles of the portable kernel, larger first, with the rows and columns that one invocation computes.
-const TILES: [(Tile, usize); 2] = [(Tile { m: 64, n: 64 }, 8), (Tile { m: 32, n: 32 }, 4)];
-const TILE_K: usize = 16;
+pub(crate) const TILES: [(Tile, usize); 2] = [(Tile { m: 64, n: 64 }, 8), (Tile { m: 32, n: 32 }, 4)];
+pub(crate) const TILE_K: usize = 16;
 
 /// What the kernels for cooperative matrices multiply between two barriers; parts of split sums are multiples of it.
 const SLICE_K: usize = 32;
 
 /// Workgroups that keep a large GPU busy: two for each of some 130 processors.
-const BUSY: usize = 260;
+pub(crate) const BUSY: usize = 260;
 
 impl Product {
     /// All kernels for this product, best first.
@@ -99,7 +99,7 @@ impl Product {
         kernels
     }
 
-    fn tiles(&self, tile: Tile) -> usize {
+    pub(crate) fn tiles(&self, tile: Tile) -> usize {
         self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.groups * self.splits
     }
 
@@ -133,7 +133,7 @@ impl Product {
     }
 
     /// The pieces that load the operands of the portable kernel, four elements at a time where they are aligned.
-    fn pieces(&self) -> (Source, Source) {
+    pub(crate) fn pieces(&self) -> (Source, Source) {
         let four = |extent: usize| extent.is_multiple_of(4);
         match self.operands {
             Operands::Matrices(x, w) => {
@@ -166,7 +166,7 @@ impl Product {
         if self.n.is_multiple_of(4) { wgsl!("gemm/w_columns.wgsl") } else { wgsl!("gemm/w_columns_scalar.wgsl") }
     }
 
-    fn params(&self, tile: Tile) -> Words {
+    pub(crate) fn params(&self, tile: Tile) -> Words {
         let tiles = [self.m.div_ceil(tile.m), self.n.div_ceil(tile.n)];
         let common = [self.m, self.n, self.k, tiles[0], tiles[1], self.groups, self.split_k()];
         match self.operands {
