@@ -237,6 +237,7 @@ impl Trainer {
         plan.write("pixel_mask", &batch.batch.mask);
         plan.write("seed", &Host::u32([1], vec![seed]));
         plan.run_segment(0)?;
+        let rest = plan.encode_segment(1);
         let written = start.elapsed();
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
@@ -247,7 +248,7 @@ impl Trainer {
         }
         let matched = start.elapsed();
         plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
-        plan.run_segment(1)?;
+        plan.submit(rest)?;
         optimizer.collect(is_first)?;
         let submitted = start.elapsed() - matched;
         times.forward += forward;
