@@ -25,6 +25,7 @@ pub use arena::{Arena, Layout};
 pub use fold::{Folded, fold};
 pub use fuse::fuse;
 pub use interpret::{Values, interpret};
+pub use memory::Needs;
 pub use op::{Io, Op, ids};
 pub use params::Params;
 pub use plan::{Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};

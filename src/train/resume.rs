@@ -75,6 +75,12 @@ impl State {
         fs::rename(&new, &path).map_err(Error::io(&path))
     }
 
+    /// Removes the state before the newest, if there is one.
+    pub(super) fn forget_previous(folder: &Path) -> Result<()> {
+        let previous = folder.join(PREVIOUS);
+        if previous.is_file() { fs::remove_file(&previous).map_err(Error::io(&previous)) } else { Ok(()) }
+    }
+
     /// Reads the state of a folder, or the previous one with the reason why; it holds exactly the given tensors.
     ///
     /// # Errors
@@ -136,7 +142,8 @@ mod tests {
 
     fn state(step: u64) -> State {
         let values = |v: f32| Values::from([("a".to_owned(), Host::f32([2, 1, 1, 3], vec![v; 6]))]);
-        let progress = Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, accumulate: 1, seed: 9, loss_scale: LossScale::default() };
+        let progress =
+            Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, accumulate: 1, seed: 9, loss_scale: LossScale::default() };
         State { progress, parameters: values(step as f32), rest: values(0.5) }
     }
 
