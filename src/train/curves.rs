@@ -78,27 +78,35 @@ impl Curves {
         root.fill(&WHITE)?;
         let end = self.steps.last().map_or(1, |&(step, ..)| step + 1) as f32;
         let areas = root.split_evenly((3, 1));
-        chart(&areas[0], "loss", end, self.losses())?;
+        chart(&areas[0], "loss by step", end, self.losses())?;
         let rates = self.steps.iter().map(|&(step, _, lr)| (step as f32, lr));
-        chart(&areas[1], "learning rate", end, vec![line("", BLUE, thinned(rates))])?;
+        chart(&areas[1], "learning rate by step", end, vec![line("", BLUE, thinned(rates))])?;
         let score = |which: usize| self.scores.iter().map(|&(step, ap)| (step as f32, ap[which].max(0.0) as f32)).collect();
         let dotted = |name, color, points| Line { dots: 3, ..line(name, color, points) };
-        chart(&areas[2], "average precision", end, vec![dotted("AP50", VERMILION, score(1)), dotted("AP", BLUE, score(0))])?;
+        let end = self.scores.last().map_or(end, |&(step, _)| end.max(step as f32));
+        chart(&areas[2], "average precision by step", end, vec![dotted("AP50", VERMILION, score(1)), dotted("AP", BLUE, score(0))])?;
         root.present()?;
         Ok(())
     }
 
-    /// The loss of every step, and their running mean over about a fiftieth of the run.
+    /// The loss of every step, and the mean over a fiftieth of the run around each.
     fn losses(&self) -> Vec<Line> {
-        let keep = 1.0 - 1.0 / (self.steps.len() as f64 / 50.0).max(5.0);
-        let (mut sum, mut weight) = (0.0, 0.0);
-        let smooth = self.steps.iter().map(|&(step, loss, _)| {
-            (sum, weight) = (keep * sum + f64::from(loss), keep * weight + 1.0);
-            (step as f32, (sum / weight) as f32)
-        });
-        let smooth = thinned(smooth);
+        let count = self.steps.len();
+        let reach = (count / 100).max(2);
+        let mut sums = vec![0.0];
+        sums.extend(self.steps.iter().scan(0.0, |sum, &(_, loss, _)| {
+            *sum += f64::from(loss);
+            Some(*sum)
+        }));
+        let around = |(i, &(step, ..)): (usize, &(u64, f32, f32))| {
+            // As far to both sides, so that the ends do not lean.
+            let reach = reach.min(i).min(count - 1 - i);
+            let (from, to) = (i - reach, i + reach + 1);
+            (step as f32, ((sums[to] - sums[from]) / (to - from) as f64) as f32)
+        };
+        let smooth = thinned(self.steps.iter().enumerate().map(around));
         let each = thinned(self.steps.iter().map(|&(step, loss, _)| (step as f32, loss)));
-        vec![line("each step", PALE, each), line("running mean", BLUE, smooth)]
+        vec![line("each step", PALE, each), line("mean around it", BLUE, smooth)]
     }
 }
 
@@ -130,6 +138,7 @@ fn chart(area: &Area<'_>, title: &str, end: f32, lines: Vec<Line>) -> Drawn {
     let mut mesh = chart.configure_mesh();
     mesh.light_line_style(TRANSPARENT).bold_line_style(BLACK.mix(0.12)).label_style((FONT_NAME, 15)).x_labels(8).y_labels(6);
     mesh.x_label_formatter(&whole).y_label_formatter(&short).draw()?;
+    let falls = lines.iter().any(|line| line.points.first().zip(line.points.last()).is_some_and(|(first, last)| last.1 < first.1));
     let has_names = lines.iter().any(|line| !line.name.is_empty());
     for Line { name, color, dots, points } in lines {
         let series = chart.draw_series(LineSeries::new(points, color.filled().stroke_width(2)).point_size(dots))?;
@@ -138,7 +147,7 @@ fn chart(area: &Area<'_>, title: &str, end: f32, lines: Vec<Line>) -> Drawn {
     if has_names {
         let mut names = chart.configure_series_labels();
         names.background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.2)).label_font((FONT_NAME, 15));
-        names.position(SeriesLabelPosition::UpperRight).draw()?;
+        names.position(if falls { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerRight }).draw()?;
     }
     Ok(())
 }

@@ -29,7 +29,9 @@ pub fn prepare(trainer: &mut Trainer, config: &TrainConfig) -> Result<usize> {
     trainer.forget_plans()?;
     let fits = largest_below(batch, |batch| {
         let room = Room::of(trainer, config, batch);
-        room.largest() <= most && probe(trainer.gpu(), &[&room.training, &room.evaluation]).is_ok()
+        // Kernel parameters and the driver's own books are not in these.
+        let slack = Needs { params: room.training.total() / 50, ..Needs::default() };
+        room.largest() <= most && probe(trainer.gpu(), &[&room.training, &room.evaluation, &slack]).is_ok()
     });
     Err(refuse(config, &room, &why, fits))
 }

@@ -1,4 +1,14 @@
 //! The training run: steps, log, evaluation and checkpoints, until the epochs or the time are over.
+//!
+//! What lies in its folder, each written beside its place and renamed when it is whole:
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `last.safetensors` | the model at the last evaluation, with its metrics |
+//! | `best.safetensors` | the one with the best AP |
+//! | `state.safetensors`, and `state.previous.safetensors` | what a run is resumed from: see `resume.rs` |
+//! | `log.jsonl` | a line of JSON for every step and evaluation |
+//! | `curves.png` | loss, learning rate and AP, drawn behind an epoch |
 
 use super::TrainConfig;
 use super::evaluate::evaluate;

@@ -354,13 +354,14 @@ impl Trainer {
         self.optimizer.as_ref().expect("prepare was called").restore(&self.gpu, parameters, state)
     }
 
-    /// Bytes on the device by kind: weights, gradients, moments, and what the plans hold.
+    /// Bytes on the device by kind: weights, gradients, moments, parameters that are not trained, and what the plans hold.
     pub fn memory(&self) -> BTreeMap<&'static str, usize> {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
-        BTreeMap::from([("weights", arena), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
+        let constants = self.constants.bytes();
+        BTreeMap::from([("weights", arena), ("constants", constants), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
     }
 }
 

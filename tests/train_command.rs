@@ -1,8 +1,7 @@
-//! Runs that end badly, as real processes: killed at any moment, and on a disk that is full. Nothing that was saved is lost.
-#![cfg(unix)]
+//! `qdetr train` as users meet it: what it prints, and how it ends when it is killed or the disk is full.
 
 #[path = "common/command.rs"]
-#[expect(dead_code, reason = "other tests run the command to its end and read what it printed")]
+#[expect(dead_code, reason = "helpers of other tests")]
 mod command;
 #[path = "common/tiny.rs"]
 mod tiny;
@@ -76,6 +75,17 @@ fn coco(set: &qdetr::data::Dataset) -> serde_json::Value {
     })
 }
 
+/// A failure whose last line on stderr holds all of `words`, behind notes that are not about it.
+#[track_caller]
+fn fails(command: &mut Command, words: &[&str]) {
+    let run = finish(command);
+    let last = run.err.lines().last().unwrap_or_default();
+    assert!(run.code == Some(1) && run.out.is_empty() && last.starts_with("error: "), "{run:?}");
+    for word in words {
+        assert!(last.contains(word), "no `{word}` in {run:?}");
+    }
+}
+
 /// Steps in the log of a run.
 fn steps(out: &Path) -> usize {
     fs::read_to_string(out.join("log.jsonl")).unwrap_or_default().lines().filter(|line| line.contains("losses")).count()
@@ -113,6 +123,27 @@ fn a_run_that_is_killed_again_and_again_ends_at_the_same_bits() {
 }
 
 #[test]
+fn a_dry_run_says_what_a_step_takes_and_the_outcome_is_json() {
+    let place = Place::new();
+    let dry = |more: &[&str]| finish(&mut qdetr(place.args("dry", &[&["--dry-run", "--json"], more].concat()))).json();
+    let (one, three) = (dry(&[]), dry(&["--accumulate", "3", "--query-groups", "1", "--average", "0.99"]));
+    assert!(one["launches"][0].as_u64() < three["launches"][0].as_u64(), "{one} {three}");
+    for kind in ["weights", "gradients", "optimizer", "scratch", "io"] {
+        assert!(one["memory"][kind].as_u64().is_some_and(|n| n > 0), "{one}");
+    }
+    assert!(one["evaluation"].as_u64().is_some_and(|n| n > 0) && !place.out("dry").exists());
+    let text = finish(&mut qdetr(place.args("dry", &["--dry-run"])));
+    assert!(text.out.contains("launches") && text.out.contains("scratch"), "{text:?}");
+    let outcome = finish(&mut qdetr(place.args("run", &["--json", "--epochs", "1", "--clip", "1"]))).json();
+    assert_eq!((outcome["steps"].as_u64(), outcome["out_of_time"].as_bool()), (Some(2), Some(false)), "{outcome}");
+    assert!(outcome["last"]["AP50"].is_f64() && outcome["best"]["AP"].is_f64() && outcome["best"]["epoch"] == 0, "{outcome}");
+    fails(&mut qdetr(place.args("none", &["--resume"])), &["no state", "without --resume"]);
+    fails(&mut qdetr(place.args("run", &["--resume", "--accumulate", "2"])), &["2 of them a step", "1 of them a step"]);
+    fails(&mut qdetr(place.args("run", &["--accumulate", "0"])), &["`accumulate` is 0"]);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_full_disk_ends_a_run_and_costs_none_of_what_was_saved() {
     let place = Place::new();
     place.whole("whole", &[]);
@@ -123,9 +154,7 @@ fn a_full_disk_ends_a_run_and_costs_none_of_what_was_saved() {
     shell.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "sh"]);
     let command = qdetr(place.args("full", &["--resume"]));
     shell.arg(command.get_program()).args(command.get_args()).env("QDETR_CACHE", "").stdin(Stdio::null());
-    let failed = finish(&mut shell);
-    assert_eq!(failed.code, Some(1), "{failed:?}");
-    assert!(failed.err.lines().last().is_some_and(|line| line.starts_with("error: ") && line.contains("safetensors")), "{failed:?}");
+    fails(&mut shell, &["safetensors"]);
     assert!(fs::read(place.out("full").join("state.safetensors")).expect("a state") == state);
     let left = fs::read_dir(place.out("full")).expect("a folder").map(|entry| entry.expect("an entry").file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().ends_with(".part")));
