@@ -50,6 +50,22 @@ pub(crate) fn write_whole(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Wr
     written.map_err(Error::io(path))
 }
 
+/// Removes what a killed [`write_whole`] has left in a folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn remove_parts(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let mut ends = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().rsplit('.');
+        let is_part = ends.next() == Some("part") && ends.next().is_some_and(|id| id.parse::<u32>().is_ok());
+        if is_part && path.is_file() {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +81,18 @@ mod tests {
         assert!(matches!(read_text(folder.path().join("none"), 5), Err(Error::Io { .. })));
         fs::write(&path, [b'a', 0xff]).unwrap();
         assert!(read_text(&path, 5).unwrap_err().to_string().contains("byte 1"));
+    }
+
+    #[test]
+    fn only_what_a_killed_write_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["last.safetensors.4711.part", "mine.part", "log.jsonl", "part"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_parts(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["log.jsonl", "mine.part", "part"]);
     }
 
     #[test]

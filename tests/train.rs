@@ -1,4 +1,4 @@
-//! Training: gradients and steps against PyTorch, repeatable, frugal with read-backs, and it learns.
+//! Training: gradients and steps against PyTorch, repeatable, frugal with read-backs.
 
 mod common;
 #[path = "common/hashed.rs"]
@@ -6,20 +6,18 @@ mod common;
 mod hashed;
 
 use common::gpu;
+use qdetr::data::TrainBatch;
 use qdetr::data::preprocess::{Batch, Size};
-use qdetr::data::{Categories, Dataset, ImageRecord, Object, Report, Strictness, TrainBatch};
 use qdetr::graph::{Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
-use qdetr::models::config::{Attention, Backbone, Block, ResNet};
 use qdetr::models::{BatchSize, ModelConfig, detector};
-use qdetr::nn::{Precision, initialize};
+use qdetr::nn::Precision;
 use qdetr::tensor::Host;
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::train::criterion::{Criterion, Matches};
 use qdetr::train::groups::GroupConfig;
 use qdetr::train::matcher::{Pair, Targets};
 use qdetr::train::optimizer::{OptimizerOptions, Update};
-use qdetr::train::{Event, GRADIENT, Job, StepOptions, TrainConfig, TrainGraph, Trainer, TrainerOptions, run, train_graph};
-use qdetr::weights::Extras;
+use qdetr::train::{GRADIENT, StepOptions, TrainGraph, Trainer, TrainerOptions, train_graph};
 use safetensors::SafeTensors;
 use std::path::Path;
 
@@ -225,20 +223,6 @@ fn the_same_steps_give_the_same_bits() {
     assert!(one.0 != golden.start());
 }
 
-/// One image of a batch as a batch.
-fn single(whole: &TrainBatch, image: usize) -> TrainBatch {
-    let [_, height, width, channels] = whole.batch.pixels.shape().bhwc();
-    let part = |n: usize| image * n..(image + 1) * n;
-    let pixels = whole.batch.pixels.to_f32()[part(height * width * channels)].to_vec();
-    let batch = Batch {
-        pixels: Host::f32([1, height, width, channels], pixels),
-        mask: Host::u32([1, height, width], whole.batch.mask.as_u32()[part(height * width)].to_vec()),
-        original: whole.batch.original[part(1)].to_vec(),
-        resized: whole.batch.resized[part(1)].to_vec(),
-    };
-    TrainBatch { batch, targets: whole.targets[part(1)].to_vec(), ..whole.clone() }
-}
-
 #[test]
 fn batches_of_one_update_are_one_large_batch_where_they_have_as_many_objects() {
     let golden = Golden::read();
@@ -249,7 +233,7 @@ fn batches_of_one_update_are_one_large_batch_where_they_have_as_many_objects() {
     let optimizer = OptimizerOptions { accumulate: 2, ..OptimizerOptions::default() };
     let options = TrainerOptions { step: OPTIONS, groups, optimizer };
     let mut small = Trainer::new(gpu(), golden.config.clone(), golden.start(), options).expect("a trainer");
-    let parts = [single(&whole, 0), single(&whole, 1)];
+    let parts = [whole.single(0), whole.single(1)];
     // Twice: the second group of batches has to forget the first.
     for step in 0..2 {
         let update = Update { loss_scale: 1024.0, ..update(step) };
@@ -266,146 +250,4 @@ fn batches_of_one_update_are_one_large_batch_where_they_have_as_many_objects() {
         let tolerance = Tolerance { absolute: 1e-3 * largest(expected) + 1e-8, relative: 0.0 };
         compare(&found[name], expected, tolerance).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-}
-
-/// Two pictures with coloured rectangles on grey, annotated.
-fn rectangles(folder: &Path) -> Dataset {
-    let colours = [image::Rgb([220, 30, 30]), image::Rgb([30, 60, 220])];
-    let pictures: [&[([u32; 4], usize)]; 2] = [&[([4, 6, 30, 40], 0), ([36, 10, 60, 28], 1)], &[([10, 30, 50, 58], 1)]];
-    let record = |(i, objects): (usize, &&[([u32; 4], usize)])| {
-        let mut picture = image::RgbImage::from_pixel(64, 64, image::Rgb([120, 120, 120]));
-        for &([x0, y0, x1, y1], label) in *objects {
-            (x0..x1).for_each(|x| (y0..y1).for_each(|y| picture.put_pixel(x, y, colours[label])));
-        }
-        let path = folder.join(format!("{i}.png"));
-        picture.save(&path).expect("a writable folder");
-        let object = |(id, &(bbox, label)): (usize, &([u32; 4], usize))| {
-            let [x0, y0, x1, y1] = bbox.map(f64::from);
-            let (original, area) = ([x0, y0, x1 - x0, y1 - y0], (x1 - x0) * (y1 - y0));
-            let id = (10 * i + id + 1) as i64;
-            Object { bbox: bbox.map(|v| v as f32), label, id, original, area, crowd: false, difficult: false }
-        };
-        let objects = objects.iter().enumerate().map(object).collect();
-        ImageRecord { id: i as i64 + 1, path, width: 64, height: 64, objects }
-    };
-    let categories = Categories::from_names(["red", "blue"]).expect("two classes");
-    Dataset { images: pictures.iter().enumerate().map(record).collect(), categories, report: Report::default() }
-}
-
-/// A job that learns the rectangles by heart.
-fn job(folder: &Path, epochs: u64) -> Job {
-    let backbone = ResNet { block: Block::Basic, depths: [1; 4], stem: 8, widths: [8, 16, 24, 32], dilated_c5: true };
-    let model = ModelConfig {
-        backbone: Backbone::Resnet(backbone),
-        d_model: 32,
-        heads: 4,
-        encoder_layers: 1,
-        decoder_layers: 2,
-        ffn: 64,
-        queries: 6,
-        classes: 2,
-        ..ModelConfig::detr("resnet18").expect("a known backbone")
-    };
-    let train = rectangles(folder);
-    let about = serde_json::json!({
-        "model": model, "sizes": [[64, 64]], "batch": 2, "epochs": epochs, "evaluate_every": 0, "lr": 2e-3, "lr_backbone": 1e-3, "freeze": [], "seed": 1
-    });
-    Job {
-        config: TrainConfig::parse(&about.to_string()).expect("a configuration"),
-        validation: Some(train.clone()),
-        train,
-        start: initialize(&detector::specs(&model).expect("a good configuration"), 1),
-        out: folder.join("out"),
-        max_seconds: None,
-        resume: false,
-        plain: true,
-        threads: 2,
-        strictness: Strictness::Fatal,
-    }
-}
-
-/// The losses of a run, and the AP behind it.
-fn losses(job: &Job) -> (Vec<f32>, Option<f64>) {
-    let (mut losses, mut ap) = (Vec::new(), None);
-    let mut tell = |event: Event<'_>| match event {
-        Event::Step(line) => losses.push(line.report.losses.total),
-        Event::Evaluated { summary, .. } => ap = Some(summary.ap50),
-        Event::Skipped(what) | Event::Warning(what) => panic!("{what}"),
-    };
-    run(gpu(), job, &mut tell).expect("a run");
-    (losses, ap)
-}
-
-#[test]
-fn two_pictures_are_learnt_by_heart() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let job = job(folder.path(), 120);
-    let (losses, ap) = losses(&job);
-    println!("{losses:?} {ap:?}");
-    assert_eq!(losses.len(), 120);
-    assert!(losses[119] < 0.4 * losses[0], "{} to {}", losses[0], losses[119]);
-    for name in ["last", "best"] {
-        let checkpoint = qdetr::weights::load(&job.out.join(format!("{name}.safetensors"))).expect("a checkpoint");
-        assert_eq!(checkpoint.config.as_ref(), Some(&job.config.model));
-    }
-    let log = std::fs::read_to_string(job.out.join("log.jsonl")).expect("a log");
-    assert_eq!(log.lines().filter(|line| line.contains("\"losses\"")).count(), 120);
-}
-
-#[test]
-fn smca_with_auxiliary_queries_learns_too_and_leaves_them_behind() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut job = job(folder.path(), 120);
-    job.config.model.attention = Attention::Smca;
-    job.config.query_groups = 2;
-    let specs = detector::training_specs(&job.config.model, 2).expect("a good configuration");
-    job.start = initialize(&specs, 1);
-    let (losses, ap) = losses(&job);
-    assert!(losses[119] < 0.2 * losses[0], "{} to {}", losses[0], losses[119]);
-    assert!(ap.is_some_and(|ap50| ap50 > 0.9), "{ap:?}");
-    let checkpoint = qdetr::weights::load(&job.out.join("last.safetensors")).expect("a checkpoint");
-    assert!(checkpoint.tensors.contains_key("query_embed_groups.weight"));
-    let wants = detector::wants(&job.config.model).expect("a good configuration");
-    let params = qdetr::weights::fit(checkpoint, wants, Extras::Refuse).expect("a detector");
-    assert!(!params.contains_key("query_embed_groups.weight"));
-}
-
-#[test]
-fn a_run_ends_when_its_time_is_over_and_saves() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let job = Job { max_seconds: Some(0.0), ..job(folder.path(), 5) };
-    let outcome = run(gpu(), &job, &mut |_| ()).expect("a run");
-    assert!(outcome.out_of_time && outcome.steps < 10, "{outcome:?}");
-    assert!(job.out.join("last.safetensors").is_file());
-}
-
-#[test]
-fn a_resumed_run_goes_on_to_the_same_bits() {
-    let folder = tempfile::tempdir().expect("a folder");
-    resumes_to_the_same_bits(folder.path(), job(folder.path(), 6));
-}
-
-#[test]
-fn a_resumed_run_of_updates_from_several_batches_goes_on_to_the_same_bits() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut job = job(folder.path(), 6);
-    (job.config.batch, job.config.accumulate, job.plain) = (1, 2, false);
-    resumes_to_the_same_bits(folder.path(), job);
-}
-
-/// Holds a run that was stopped behind 3 of 6 steps against one that was not.
-fn resumes_to_the_same_bits(folder: &Path, whole: Job) {
-    let (expected, _) = losses(&whole);
-    let out = folder.join("stopped");
-    // A shorter run, within which the learning rates are the same, is the longer one stopped.
-    let stopped = Job { out: out.clone(), config: TrainConfig { epochs: 3, ..whole.config.clone() }, ..whole.clone() };
-    run(gpu(), &stopped, &mut |_| ()).expect("a run");
-    let (found, _) = losses(&Job { out: out.clone(), resume: true, ..whole.clone() });
-    assert_eq!((expected.len(), found.len()), (6, 3));
-    assert_eq!(found[..], expected[expected.len() - found.len()..]);
-    let bytes = |out: &Path| std::fs::read(out.join("last.safetensors")).expect("a checkpoint");
-    assert!(bytes(&out) == bytes(&whole.out));
-    let steps =
-        |out: &Path| std::fs::read_to_string(out.join("log.jsonl")).expect("a log").lines().filter(|l| l.contains("losses")).count();
-    assert_eq!((steps(&out), steps(&whole.out)), (6, 6));
 }

@@ -45,7 +45,7 @@ enum Command {
     /// Does this GPU compute correctly? Runs every kernel against its CPU twin
     Check(check::Check),
     /// Train a detector on annotated pictures
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory

@@ -2,25 +2,31 @@
 
 use super::DeviceArgs;
 use super::model::mobilenet;
-use super::output::{bytes, print};
+use super::output::{bytes, print, print_json};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qdetr::data::{Dataset, Options, Strictness};
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::config::Backbone;
-use qdetr::models::detector;
+use qdetr::models::{BatchSize, detector};
 use qdetr::nn::{Precision, initialize};
-use qdetr::train::{Event, HeightWidth, Job, TrainConfig, Trainer, prepare, run};
+use qdetr::train::{Event, HeightWidth, Job, Outcome, TrainConfig, Trainer, prepare, run};
 use qdetr::weights::{Extras, fit, load};
 use qdetr::{Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The configurations that come with the program.
-const READY: [(&str, &str); 2] = [
+const READY: [(&str, &str); 5] = [
     ("bccd-detr", include_str!("../../assets/configs/bccd-detr.json")),
     ("bccd-detr-stride16", include_str!("../../assets/configs/bccd-detr-stride16.json")),
+    ("bccd-smca", include_str!("../../assets/configs/bccd-smca.json")),
+    ("bccd-smca-groups", include_str!("../../assets/configs/bccd-smca-groups.json")),
+    ("coco-mini", include_str!("../../assets/configs/coco-mini.json")),
 ];
 
 /// Arguments of `qdetr train`.
@@ -32,7 +38,8 @@ pub(crate) struct Train {
     /// Pictures to be judged on, likewise [default: the split `val` beside, if there is one]
     #[arg(long, value_name = "PATH")]
     val: Option<PathBuf>,
-    /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16
+    /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16, bccd-smca, bccd-smca-groups,
+    /// coco-mini
     #[arg(long, value_name = "FILE|NAME")]
     config: String,
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
@@ -59,19 +66,28 @@ pub(crate) struct Train {
     /// Size that pictures are made to fit
     #[arg(long, value_name = "HxW", value_parser = height_width)]
     size: Option<HeightWidth>,
+    /// Groups of auxiliary queries, each as many as the model has: they speed learning up and are gone in use
+    #[arg(long, value_name = "GROUPS")]
+    query_groups: Option<usize>,
     /// Learning rate
     #[arg(long)]
     lr: Option<f64>,
     /// Learning rate of the backbone
     #[arg(long)]
     lr_backbone: Option<f64>,
+    /// Scale gradients down to this global norm
+    #[arg(long, value_name = "NORM")]
+    clip: Option<f64>,
+    /// Keep an average of the parameters with this decay, such as 0.999, and evaluate and save that
+    #[arg(long, value_name = "DECAY")]
+    average: Option<f64>,
     /// What the network computes in; f16 is mixed precision: parameters and losses stay f32
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Epochs between evaluations; 0: only at the end
     #[arg(long, value_name = "EPOCHS")]
     evaluate_every: Option<u64>,
-    /// Save and end after so many seconds
+    /// Evaluate, save and end after so many seconds
     #[arg(long, value_name = "SECONDS")]
     max_seconds: Option<f64>,
     /// Threads that make batches [default: all but one]
@@ -83,10 +99,13 @@ pub(crate) struct Train {
     /// Go on from the state in the folder of --out, to the same bits as without a stop
     #[arg(long)]
     resume: bool,
-    /// Print what would be trained and the memory that it takes; train nothing
+    /// Print what would be trained, the kernel launches of a step and the memory that it takes; train nothing
     #[arg(long)]
     dry_run: bool,
-    /// The folder for log and checkpoints
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    /// The folder for log, curves and checkpoints
     #[arg(long, value_name = "FOLDER", default_value = "runs/train")]
     out: PathBuf,
 }
@@ -112,9 +131,9 @@ impl Train {
         config.model.class_names = train.categories.names().to_vec();
         config.validate()?;
         let start = self.start(&config)?;
-        let gpu = device.open()?;
+        let gpu = device.open_for(config.precision)?;
         if self.dry_run {
-            return dry_run(&gpu, &config, start);
+            return self.report(&DryRun::of(&gpu, &config, start)?);
         }
         let job = Job {
             train,
@@ -131,9 +150,15 @@ impl Train {
         let mut show = Show::new();
         let outcome = run(&gpu, &job, &mut |event| show.event(&event))?;
         show.bar.finish_and_clear();
-        let end = if outcome.out_of_time { "time is over" } else { "done" };
-        let best = outcome.best.map(|(epoch, ap)| format!(", best AP {ap:.3} behind epoch {}", epoch + 1)).unwrap_or_default();
-        print(format_args!("{end} at step {}{best}; see {}\n", outcome.steps, self.out.display()))?;
+        self.report(&Ended { outcome, out: self.out.clone() })
+    }
+
+    fn report(&self, report: &(impl Serialize + fmt::Display)) -> Result<ExitCode> {
+        if self.json {
+            print_json(report)?
+        } else {
+            print(report)?
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -148,6 +173,9 @@ impl Train {
         config.epochs = self.epochs.unwrap_or(config.epochs);
         config.batch = self.batch.unwrap_or(config.batch);
         config.accumulate = self.accumulate.unwrap_or(config.accumulate);
+        config.query_groups = self.query_groups.unwrap_or(config.query_groups);
+        config.clip = self.clip.unwrap_or(config.clip);
+        config.average = self.average.or(config.average);
         config.lr = self.lr.unwrap_or(config.lr);
         config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
         config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
@@ -232,16 +260,72 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).clamp(1, 32)
 }
 
-fn dry_run(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<ExitCode> {
-    let all: usize = start.values().map(|host| host.shape().len()).sum();
-    let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
-    prepare(&mut trainer, config)?;
-    let trained: usize = trainer.layout().places().map(|(_, _, ty)| ty.shape.len()).sum();
-    let memory = trainer.memory();
-    let parts: Vec<String> = memory.iter().map(|(name, &n)| format!("{name} {}", bytes(n as u64))).collect();
-    let total: usize = memory.values().sum();
-    print(format_args!("parameters {all}, trained {trained}\nmemory     {} = {}\n", bytes(total as u64), parts.join(" + ")))?;
-    Ok(ExitCode::SUCCESS)
+/// How a run ended, and where its files are.
+#[derive(Serialize)]
+struct Ended {
+    #[serde(flatten)]
+    outcome: Outcome,
+    out: PathBuf,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { steps, out_of_time, best, last } = &self.outcome;
+        let end = if *out_of_time { "time is over" } else { "done" };
+        let last = last.as_ref().map(|last| format!(", AP {:.3}", last.ap)).unwrap_or_default();
+        let best = best.as_ref().map(|best| format!(", best AP {:.3} behind epoch {}", best.ap, best.epoch + 1)).unwrap_or_default();
+        writeln!(f, "{end} at step {steps}{last}{best}; see {}", self.out.display())
+    }
+}
+
+/// What would be trained, and what it takes.
+#[derive(Serialize)]
+struct DryRun {
+    parameters: usize,
+    trained: usize,
+    batch: usize,
+    accumulate: usize,
+    sizes: Vec<HeightWidth>,
+    /// Kernel launches of a step, for each size.
+    launches: Vec<Option<usize>>,
+    /// Bytes while it trains, by kind.
+    memory: BTreeMap<&'static str, usize>,
+    /// Bytes more while it evaluates.
+    evaluation: usize,
+}
+
+impl DryRun {
+    fn of(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<Self> {
+        let parameters = start.values().map(|host| host.shape().len()).sum();
+        let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
+        let evaluation = prepare(&mut trainer, config)?;
+        let launches = |&(height, width): &HeightWidth| trainer.dispatches(BatchSize { images: config.batch, height, width });
+        Ok(Self {
+            parameters,
+            trained: trainer.layout().places().map(|(_, _, ty)| ty.shape.len()).sum(),
+            batch: config.batch,
+            accumulate: config.accumulate,
+            sizes: config.sizes.clone(),
+            launches: config.sizes.iter().map(launches).collect(),
+            memory: trainer.memory(),
+            evaluation,
+        })
+    }
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "parameters {}, trained {}", self.parameters, self.trained)?;
+        for ((height, width), launches) in self.sizes.iter().zip(&self.launches) {
+            let parts = if self.accumulate > 1 { format!("{} times ", self.accumulate) } else { String::new() };
+            let launches = launches.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+            writeln!(f, "launches   {launches} a step of {parts}{} × {height} × {width}", self.batch)?;
+        }
+        let parts: Vec<String> = self.memory.iter().map(|(name, &n)| format!("{name} {}", bytes(n as u64))).collect();
+        let total: usize = self.memory.values().sum();
+        writeln!(f, "memory     {} = {}", bytes(total as u64), parts.join(" + "))?;
+        writeln!(f, "           and {} while it evaluates", bytes(self.evaluation as u64))
+    }
 }
 
 /// The progress on stderr.

@@ -9,6 +9,7 @@ use super::dataset::ImageRecord;
 use super::image;
 use super::preprocess::{Batch, Resize, Sample, Size, resize};
 use super::report::Strictness;
+use crate::tensor::Host;
 use crate::train::matcher::Targets;
 use crate::{Error, Result};
 use rand::RngExt;
@@ -83,6 +84,23 @@ impl TrainBatch {
     pub fn size(&self) -> Size {
         let [_, height, width, _] = self.batch.pixels.shape().bhwc();
         Size { width, height }
+    }
+
+    /// One of its pictures as a batch, padded as it is.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn single(&self, picture: usize) -> Self {
+        let [_, height, width, channels] = self.batch.pixels.shape().bhwc();
+        let part = |n: usize| picture * n..(picture + 1) * n;
+        let pixels = self.batch.pixels.to_f32()[part(height * width * channels)].to_vec();
+        let batch = Batch {
+            pixels: Host::f32([1, height, width, channels], pixels),
+            mask: Host::u32([1, height, width], self.batch.mask.as_u32()[part(height * width)].to_vec()),
+            original: self.batch.original[part(1)].to_vec(),
+            resized: self.batch.resized[part(1)].to_vec(),
+        };
+        Self { batch, targets: self.targets[part(1)].to_vec(), ..self.clone() }
     }
 }
 

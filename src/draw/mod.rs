@@ -8,6 +8,7 @@ mod text;
 
 use canvas::{Rect, fill, frame};
 use image::{Rgb, RgbImage};
+pub(crate) use text::FONT;
 use text::Pen;
 
 /// Okabe and Ito, "Color Universal Design" (2008), without black.

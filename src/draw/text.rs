@@ -5,7 +5,7 @@ use ab_glyph::{Font, FontRef, PxScale, PxScaleFont, ScaleFont, point};
 use image::{Rgb, RgbImage};
 
 /// DejaVu Sans Condensed Bold, Latin-1 only; licence beside the file.
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSansCondensed-Bold.ttf");
+pub(crate) const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSansCondensed-Bold.ttf");
 
 /// Writes text of one size.
 pub(super) struct Pen {

@@ -21,6 +21,8 @@ pub struct Options {
     pub no_disk_cache: bool,
     /// Only WebGPU's default limits and no extensions: what the portable tier must run on.
     pub webgpu_only: bool,
+    /// Refuse buffers beyond so many bytes in all, as a device with less memory does.
+    pub most_memory: Option<u64>,
 }
 
 /// One opened GPU. Cheap to clone; all clones are the same device.
@@ -35,6 +37,7 @@ struct Inner {
     limits: Limits,
     capabilities: Capabilities,
     checked: bool,
+    most_memory: Option<u64>,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     disk: DiskCache,
     failure: Arc<Mutex<Option<Failure>>>,
@@ -86,6 +89,7 @@ impl Gpu {
             limits,
             capabilities,
             checked: options.checked,
+            most_memory: options.most_memory,
             pipelines: Mutex::default(),
             disk,
             failure,
@@ -126,6 +130,10 @@ impl Gpu {
 
     pub(super) fn checked(&self) -> bool {
         self.0.checked
+    }
+
+    pub(super) fn most_memory(&self) -> Option<u64> {
+        self.0.most_memory
     }
 
     pub(super) fn pipelines(&self) -> &Mutex<HashMap<String, Arc<Pipeline>>> {

@@ -5,6 +5,12 @@ use crate::{Error, Result};
 use wgpu::{Buffer, BufferDescriptor, BufferUsages, MapMode};
 
 impl Gpu {
+    /// Bytes allocated on the device now, where its back end counts them: Vulkan and DX12. What was dropped counts until the device
+    /// has been waited for.
+    pub fn allocated(&self) -> Option<u64> {
+        self.device().generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
     /// A buffer of at least 16 bytes.
     ///
     /// # Errors
@@ -15,10 +21,14 @@ impl Gpu {
         if size > limit {
             return Err(Error::OutOfMemory(format!("`{label}` needs a buffer of {size} bytes; this device allows {limit}")));
         }
+        let held = || self.allocated().unwrap_or_else(|| self.counters().bytes_allocated());
+        if let Some(most) = self.most_memory().filter(|most| held() + size > *most) {
+            return Err(Error::OutOfMemory(format!("`{label}` needs {size} bytes beside {} already allocated, of {most}", held())));
+        }
         let scope = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device().create_buffer(&BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            let held = self.counters().bytes_allocated();
+            let held = held();
             return Err(Error::OutOfMemory(format!("`{label}` needs {size} bytes beside {held} already allocated ({error})")));
         }
         self.counters().add_buffer(size);

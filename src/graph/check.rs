@@ -1,6 +1,6 @@
 //! Does this device compute correctly? Cases of the op table against the CPU twins, and whole graphs node by node.
 
-use super::{Graph, Op, Params, Plan, PlanOptions, Scratch, Values, interpret::run_node};
+use super::{Graph, Op, Origin, Params, Plan, PlanOptions, Scratch, Values, Var, interpret::run_node};
 use crate::gpu::Gpu;
 use crate::tensor::compare::{Tolerance, compare};
 use crate::tensor::{DType, Host, TensorType};
@@ -150,6 +150,50 @@ pub fn trace(gpu: &Gpu, graph: &Graph, inputs: &Values, params: &Values, toleran
         }
     }
     Ok((graph.nodes().len(), None))
+}
+
+/// The first node of a segment, in a plan compiled with `keep_all` that has run so far, that gives a number which is not finite, in
+/// words: where it stands, what it gives, and whether its inputs were finite.
+///
+/// # Errors
+/// A failure of the device.
+pub fn first_not_finite(plan: &Plan, segment: usize) -> Result<Option<String>> {
+    let graph = plan.graph();
+    for (index, node) in graph.nodes().iter().enumerate().filter(|(_, node)| node.segment == segment) {
+        for &output in &node.outputs {
+            let Some((place, value)) = not_finite(&plan.peek(output)?) else { continue };
+            let mut wrong = Vec::new();
+            for &input in &node.inputs {
+                wrong.extend(wrong_source(plan, graph.root(input))?);
+            }
+            let inputs =
+                if wrong.is_empty() { "its inputs are finite".to_owned() } else { format!("not finite before it: {}", wrong.join(", ")) };
+            let (op, scope, ty) = (node.op.name(), &node.scope, graph.ty(output));
+            return Ok(Some(format!("node {index}, {op} in `{scope}`, gives {ty} with {value} as element {place}; {inputs}")));
+        }
+    }
+    Ok(None)
+}
+
+/// The first element that is no finite number, and where it is.
+fn not_finite(host: &Host) -> Option<(usize, f32)> {
+    if !matches!(host.dtype(), DType::F32 | DType::F16) {
+        return None;
+    }
+    let values = host.to_f32();
+    values.iter().position(|v| !v.is_finite()).map(|i| (i, values[i]))
+}
+
+/// The name of a value in a plan that is not finite.
+fn wrong_source(plan: &Plan, root: Var) -> Result<Option<String>> {
+    let (name, wrong) = match &plan.graph().values()[root.0].origin {
+        Origin::Constant(host) => ("a constant".to_owned(), not_finite(host)),
+        Origin::Param(name) => (format!("parameter `{name}`"), not_finite(&plan.peek(root)?)),
+        Origin::Input(name) => (format!("input `{name}`"), not_finite(&plan.peek(root)?)),
+        Origin::Node { node, .. } => (format!("what node {node} gives"), not_finite(&plan.peek(root)?)),
+        Origin::View(_) => unreachable!("a root is no view"),
+    };
+    Ok(wrong.map(|_| name))
 }
 
 /// Test data: floats in [-1, 1), the same for the same seed everywhere.

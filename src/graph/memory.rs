@@ -4,7 +4,7 @@
 //! buffer and two values share it only when their lives do not touch.
 
 use super::{Graph, Origin, Var};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// First and last node at which a value must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,76 @@ pub(super) fn plan(graph: &Graph, lives: &HashMap<Var, Life>, share: bool) -> Me
         memory.slot_of.insert(var, slot);
     }
     memory
+}
+
+/// The buffers that a plan of a graph allocates, in bytes, worked out without a device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Needs {
+    /// Scratch, largest first: plans may share it.
+    pub scratch: Vec<usize>,
+    /// Inputs, constants, outputs and their staging.
+    pub io: Vec<usize>,
+    /// All parameters together.
+    pub params: usize,
+}
+
+impl Needs {
+    /// What a graph needs of which some inputs, parameters and outputs live in buffers from outside, by their names.
+    pub fn of(graph: &Graph, is_linked: &dyn Fn(&str) -> bool) -> Self {
+        let params = graph.params().iter().map(|(name, &var)| (name.as_str(), var));
+        let outputs = graph.outputs().iter().map(|(name, &var)| (name.as_str(), graph.storage(var)));
+        let named = graph.inputs().chain(params).chain(outputs);
+        let linked: HashSet<Var> = named.filter(|(name, _)| is_linked(name)).map(|(_, var)| var).collect();
+        let memory = plan(graph, &lives(graph), true);
+        let mut needs = Self { scratch: memory.slots, ..Self::default() };
+        for (i, value) in graph.values().iter().enumerate() {
+            let var = Var(i);
+            if graph.storage(var) != var || linked.contains(&var) || memory.slot_of.contains_key(&var) {
+                continue;
+            }
+            match value.origin {
+                Origin::View(_) => {}
+                Origin::Param(_) => needs.params += value.ty.bytes(),
+                Origin::Input(_) | Origin::Constant(_) | Origin::Node { .. } => needs.io.push(value.ty.bytes()),
+            }
+        }
+        needs.io.extend(staging(graph, is_linked));
+        needs
+    }
+
+    /// What two plans need that share scratch and run in turn.
+    pub fn beside(mut self, other: Self) -> Self {
+        let (long, short) =
+            if self.scratch.len() < other.scratch.len() { (other.scratch, self.scratch) } else { (self.scratch, other.scratch) };
+        let both = long.iter().enumerate().map(|(i, &bytes)| short.get(i).map_or(bytes, |&b| bytes.max(b)));
+        self.scratch = both.collect();
+        self.io.extend(other.io);
+        self.params = self.params.max(other.params);
+        self
+    }
+
+    /// The buffers, parameters as one.
+    pub fn buffers(&self) -> impl Iterator<Item = usize> {
+        self.scratch.iter().chain(&self.io).copied().chain([self.params])
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> usize {
+        self.buffers().sum()
+    }
+}
+
+/// Bytes that each segment's outputs are read back through.
+fn staging(graph: &Graph, is_linked: &dyn Fn(&str) -> bool) -> Vec<usize> {
+    let mut bytes: BTreeMap<usize, usize> = BTreeMap::new();
+    for (_, &var) in graph.outputs().iter().filter(|(name, _)| !is_linked(name)) {
+        let segment = match graph.values()[graph.root(var).0].origin {
+            Origin::Node { node, .. } => graph.nodes()[node].segment,
+            _ => 0,
+        };
+        *bytes.entry(segment).or_default() += graph.ty(var).bytes();
+    }
+    bytes.into_values().collect()
 }
 
 fn live_bytes(values: &[(Var, Life, usize)], nodes: usize) -> usize {

@@ -27,6 +27,7 @@ pub use fold::{Folded, fold};
 pub use fuse::fuse;
 pub use halves::Halves;
 pub use interpret::{Values, interpret};
+pub use memory::Needs;
 pub use op::{Io, Op, ids};
 pub use params::Params;
 pub use plan::{Encoded, Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};

@@ -322,7 +322,7 @@ impl Plan {
     /// A failure of the device.
     pub fn peek(&self, var: Var) -> Result<Host> {
         let (ty, slice) = (self.graph.ty(var), &self.buffers[&self.graph.storage(var)]);
-        let bytes = self.copy_out(slice, ty.bytes() as u64)?;
+        let bytes = self.copy_out(slice, ty.bytes().next_multiple_of(4) as u64)?;
         Ok(Host::from_bytes(ty, &bytes))
     }
 

@@ -53,6 +53,11 @@ impl Accumulator {
         self.losses.links("")
     }
 
+    /// Kernel launches for a batch.
+    pub(super) fn dispatches(&self) -> usize {
+        self.plan.dispatches()
+    }
+
     /// Bytes on the device.
     pub(super) fn bytes(&self) -> usize {
         self.gradients.layout().bytes() + self.losses.layout().bytes() + self.plan.memory().total()

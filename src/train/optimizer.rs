@@ -145,6 +145,12 @@ impl Optimizer {
         self.average.as_ref()
     }
 
+    /// Kernel launches of an update.
+    pub fn dispatches(&self) -> usize {
+        let sums = self.accumulator.as_ref().map_or(0, Accumulator::dispatches);
+        self.plan.dispatches() + sums * self.options.accumulate
+    }
+
     /// Bytes on the device beside weights and gradients.
     pub fn bytes(&self) -> usize {
         let large = self.first.layout().bytes() * (2 + usize::from(self.average.is_some()));

@@ -75,6 +75,12 @@ impl State {
         fs::rename(&new, &path).map_err(Error::io(&path))
     }
 
+    /// Removes the state before the newest, if there is one.
+    pub(super) fn forget_previous(folder: &Path) -> Result<()> {
+        let previous = folder.join(PREVIOUS);
+        if previous.is_file() { fs::remove_file(&previous).map_err(Error::io(&previous)) } else { Ok(()) }
+    }
+
     /// Reads the state of a folder, or the previous one with the reason why; it holds exactly the given tensors.
     ///
     /// # Errors
@@ -88,6 +94,10 @@ impl State {
                 Ok(state) => Ok((state, Some(format!("{error}; going on from {}", previous.display())))),
                 Err(_) => Err(error),
             },
+            Err(_) if !path.exists() => {
+                let what = format!("there is no state of a run in {}: start one without --resume", folder.display());
+                Err(Error::Config(what))
+            }
             Err(error) => Err(error),
         }
     }
@@ -168,6 +178,13 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         assert_eq!(State::load(folder.path(), &types(), &types()).unwrap().0.progress.step, 1);
+    }
+
+    #[test]
+    fn a_folder_without_a_state_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = State::load(folder.path(), &types(), &types()).unwrap_err().to_string();
+        assert!(error.contains("no state of a run") && error.contains("without --resume"), "{error}");
     }
 
     #[test]

@@ -1,24 +1,34 @@
 //! The training run: steps, log, evaluation and checkpoints, until the epochs or the time are over.
+//!
+//! What lies in its folder, each written beside its place and renamed when it is whole:
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `last.safetensors` | the model at the last evaluation, with its metrics |
+//! | `best.safetensors` | the one with the best AP |
+//! | `state.safetensors`, and `state.previous.safetensors` | what a run is resumed from: see `resume.rs` |
+//! | `log.jsonl` | a line of JSON for every step and evaluation |
+//! | `curves.png` | loss, learning rate and AP, drawn behind an epoch |
 
 use super::TrainConfig;
 use super::evaluate::evaluate;
+use super::log::{Log, StepLine, host_mb};
 use super::loss_scale::LossScale;
 use super::optimizer::Update;
 use super::resume::{Progress, State};
+use super::room::prepare;
 use super::trainer::{StepReport, Trainer};
 use crate::data::augment::generator;
 use crate::data::{Dataset, Loader, LoaderOptions, Strictness, TrainBatch};
 use crate::eval::Summary;
 use crate::gpu::Gpu;
 use crate::graph::Values;
-use crate::models::BatchSize;
 use crate::tensor::TensorType;
 use crate::{Error, Result, files, weights};
 use rand::RngExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +49,7 @@ pub struct Job {
     pub start: Values,
     /// The folder of log and checkpoints; made if it is not there.
     pub out: PathBuf,
-    /// Seconds after which the run saves and ends.
+    /// Seconds after which the run is judged, saves and ends.
     pub max_seconds: Option<f64>,
     /// Whether to go on from the state that lies in `out`.
     pub resume: bool,
@@ -51,28 +61,6 @@ pub struct Job {
     pub strictness: Strictness,
 }
 
-/// One line of the log.
-#[derive(Clone, Debug, Serialize)]
-pub struct StepLine {
-    /// Epoch, from 0.
-    pub epoch: u64,
-    /// Step since the start of training, from 0.
-    pub step: u64,
-    /// Steps of the whole run.
-    pub steps: u64,
-    /// Learning rate of the transformer.
-    pub lr: f32,
-    /// What the loss was multiplied with for its gradient's sake.
-    pub loss_scale: f32,
-    /// Losses, norm and times.
-    #[serde(flatten)]
-    pub report: StepReport,
-    /// Seconds waited for data in this step.
-    pub waited: f64,
-    /// Seconds since the run began.
-    pub seconds: f64,
-}
-
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -82,7 +70,7 @@ pub enum Event<'a> {
     Skipped(&'a str),
     /// The newest state could not be used, and what is done instead.
     Warning(&'a str),
-    /// The model behind an epoch was evaluated.
+    /// The model behind an epoch was evaluated, or in it when time was over.
     Evaluated {
         /// The epoch, from 0.
         epoch: u64,
@@ -98,18 +86,32 @@ pub struct Outcome {
     pub steps: u64,
     /// Whether time ran out before the epochs.
     pub out_of_time: bool,
-    /// The best AP on the validation pictures, and the epoch that it was behind.
-    pub best: Option<(u64, f64)>,
+    /// The best that was found on the validation pictures.
+    pub best: Option<Best>,
+    /// COCO's numbers of the model at the end, where this run evaluated it.
+    pub last: Option<Summary>,
+}
+
+/// The best model of a run, which is kept as `best.safetensors`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Best {
+    /// The epoch that it was behind, from 0.
+    pub epoch: u64,
+    /// Its average precision.
+    #[serde(rename = "AP")]
+    pub ap: f64,
 }
 
 /// Runs a job.
 ///
 /// # Errors
-/// [`Error::Config`] for a configuration that no run can have; [`Error::NotFinite`] when losses or gradients are no numbers, the
-/// last checkpoint is kept then; failures of files and of the device.
+/// [`Error::Config`] for a configuration that no run can have; [`Error::OutOfMemory`] before the first step, with a batch that would
+/// fit; [`Error::NotFinite`] when predictions, losses or gradients are no numbers, naming the first node that gave one, the last
+/// checkpoint is kept then; failures of files and of the device.
 pub fn run(gpu: &Gpu, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
     job.config.validate()?;
     fs::create_dir_all(&job.out).map_err(Error::io(&job.out))?;
+    files::remove_parts(&job.out)?;
     let mut state = Running::start(gpu, job, tell)?;
     while state.step < state.steps && !state.is_out_of_time() {
         state.one_step(tell)?;
@@ -117,11 +119,11 @@ pub fn run(gpu: &Gpu, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outc
             state.behind_epoch(tell)?;
         }
     }
-    if state.saved.1 != Some(state.step) {
-        state.save("last", &BTreeMap::new())?;
-        state.save_state()?;
+    if state.checkpoint != Some(state.step) {
+        state.checkpoint(tell)?;
     }
-    Ok(Outcome { steps: state.step, out_of_time: state.step < state.steps, best: state.best })
+    let best = state.best.map(|(epoch, ap)| Best { epoch, ap });
+    Ok(Outcome { steps: state.step, out_of_time: state.step < state.steps, best, last: state.last })
 }
 
 /// A run on its way.
@@ -130,15 +132,17 @@ struct Running<'a> {
     job: &'a Job,
     trainer: Trainer,
     loader: Loader,
-    log: File,
-    log_path: PathBuf,
+    log: Log,
     begin: Instant,
     step: u64,
     steps: u64,
     steps_an_epoch: u64,
     /// When the state was saved last, and behind how many steps.
-    saved: (Instant, Option<u64>),
+    saved: (Instant, u64),
+    /// Behind how many steps the model was saved too.
+    checkpoint: Option<u64>,
     best: Option<(u64, f64)>,
+    last: Option<Summary>,
     loss_scale: LossScale,
 }
 
@@ -151,13 +155,17 @@ impl<'a> Running<'a> {
         let (loader, batches_a_step) = (loader_options(job), config.accumulate as u64);
         let steps_an_epoch = loader.steps(job.train.images.len()) / batches_a_step;
         let loader = Loader::start(Arc::new(job.train.images.clone()), loader, step * batches_a_step)?;
-        let log_path = job.out.join("log.jsonl");
-        shorten_log(&log_path, step)?;
-        let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(Error::io(&log_path))?;
-        let steps = steps_an_epoch * config.epochs;
-        let begin = Instant::now();
-        let saved = (begin, job.resume.then_some(step));
-        Ok(Self { gpu, job, trainer, loader, log, log_path, begin, step, steps, steps_an_epoch, saved, best, loss_scale })
+        let log = Log::open(&job.out, step)?;
+        let (steps, begin) = (steps_an_epoch * config.epochs, Instant::now());
+        let (saved, checkpoint, last) = ((begin, step), job.resume.then_some(step), None);
+        let mut running =
+            Self { gpu, job, trainer, loader, log, begin, step, steps, steps_an_epoch, saved, checkpoint, best, last, loss_scale };
+        if !job.resume {
+            // A run that ends before its first epoch shall not be resumed from what another one left in this folder.
+            running.save_state()?;
+            State::forget_previous(&job.out)?;
+        }
+        Ok(running)
     }
 
     fn is_out_of_time(&self) -> bool {
@@ -172,10 +180,9 @@ impl<'a> Running<'a> {
         let group: Vec<(&TrainBatch, u32)> = batches.iter().map(|batch| (batch, seed(config.seed, batch.step))).collect();
         let factor = config.schedule.factor(self.step, self.steps);
         let update = Update { step: self.step, factor, loss_scale: self.loss_scale.value() };
-        let report = self.trainer.step_of_group(&group, update)?;
-        self.loss_scale = match report.grad_norm {
-            Some(_) => self.loss_scale.done(),
-            None => self.loss_scale.skipped()?,
+        let report = match self.update(&group, update) {
+            Err(Error::NotFinite(what)) => return Err(self.explain(&what, &group, update.loss_scale)),
+            report => report?,
         };
         let line = StepLine {
             epoch: batches[0].epoch,
@@ -186,53 +193,99 @@ impl<'a> Running<'a> {
             report,
             waited: (self.loader.waited() - waited).as_secs_f64(),
             seconds: self.begin.elapsed().as_secs_f64(),
+            host_mb: host_mb(),
+            device_mb: self.gpu.allocated().map(|bytes| bytes as f64 / 1e6),
         };
-        self.write_log(&line)?;
+        self.log.step(&line)?;
         self.step += 1;
         tell(Event::Step(&line));
         Ok(())
     }
 
-    fn write_log(&mut self, line: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_string(line).map_err(|e| Error::Config(e.to_string()))?;
-        text.push('\n');
-        self.log.write_all(text.as_bytes()).map_err(Error::io(&self.log_path))
+    fn update(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<StepReport> {
+        let report = self.trainer.step_of_group(group, update)?;
+        self.loss_scale = match report.grad_norm {
+            Some(_) => self.loss_scale.done(),
+            None => self.loss_scale.skipped()?,
+        };
+        Ok(report)
     }
 
-    /// Saves, and evaluates when it is time.
-    fn behind_epoch(&mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        let epoch = self.step / self.steps_an_epoch - 1;
-        let every = self.job.config.evaluate_every;
-        let is_due = self.step == self.steps || (every > 0 && (epoch + 1).is_multiple_of(every));
-        let Some(set) = self.job.validation.as_ref().filter(|_| is_due) else {
-            return if is_due || self.saved.0.elapsed() >= SAVE_EVERY { self.save_state() } else { Ok(()) };
+    /// Says where the numbers of a step stopped being finite, and what is left of the run.
+    fn explain(&mut self, what: &str, group: &[(&TrainBatch, u32)], loss_scale: f32) -> Error {
+        let mut found = group.iter().map(|&(batch, seed)| self.trainer.first_not_finite(batch, seed, loss_scale));
+        let place = match found.find_map(Result::transpose) {
+            Some(Ok(place)) => place,
+            Some(Err(error)) => format!("the batch could not be looked into: {error}"),
+            None => "when the batch was run once more, everything was finite".into(),
         };
-        let summary = evaluate(self.gpu, &self.job.config.model, self.trainer.average()?, set, &self.job.config)?;
-        self.write_log(&serde_json::json!({ "epoch": epoch, "step": self.step, "validation": summary }))?;
-        let metrics = serde_json::to_string(&summary).map_err(|e| Error::Config(e.to_string()))?;
-        let metadata = BTreeMap::from([("qdetr.metrics".to_owned(), metrics)]);
-        if self.best.is_none_or(|(_, best)| summary.ap > best) {
-            self.best = Some((epoch, summary.ap));
-            self.save("best", &metadata)?;
+        let (step, saved, out) = (self.step, self.saved.1, self.job.out.display());
+        Error::NotFinite(format!("step {step}: {what}; {place}; the state behind {saved} steps is kept in {out}"))
+    }
+
+    /// Saves when it is time, and draws.
+    fn behind_epoch(&mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let (epochs, every) = (self.step / self.steps_an_epoch, self.job.config.evaluate_every);
+        if self.step == self.steps || (every > 0 && epochs.is_multiple_of(every)) {
+            return self.checkpoint(tell);
+        }
+        if self.saved.0.elapsed() >= SAVE_EVERY {
+            self.save_state()?;
+        }
+        self.log.draw_now_and_then()
+    }
+
+    /// Evaluates where there is something to be judged on, and saves model and state.
+    fn checkpoint(&mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let epoch = self.step.saturating_sub(1) / self.steps_an_epoch;
+        let mut metadata = BTreeMap::new();
+        // What has learnt nothing is no candidate for the best.
+        if let Some(set) = self.job.validation.as_ref().filter(|_| self.step > 0) {
+            let summary = evaluate(self.gpu, &self.job.config.model, self.trainer.average()?, set, &self.job.config)?;
+            self.log.evaluation(epoch, self.step, &summary)?;
+            let metrics = serde_json::to_string(&summary).map_err(|e| Error::Config(e.to_string()))?;
+            metadata.insert("qdetr.metrics".to_owned(), metrics);
+            if self.best.is_none_or(|(_, best)| summary.ap > best) {
+                self.best = Some((epoch, summary.ap));
+                self.save("best", &metadata)?;
+            }
+            self.last = Some(summary);
         }
         self.save("last", &metadata)?;
         self.save_state()?;
-        tell(Event::Evaluated { epoch, summary: &summary });
+        self.checkpoint = Some(self.step);
+        self.log.draw()?;
+        if let Some(summary) = &self.last {
+            tell(Event::Evaluated { epoch, summary });
+        }
         Ok(())
     }
 
     fn save_state(&mut self) -> Result<()> {
         let progress = Progress { step: self.step, best: self.best, loss_scale: self.loss_scale, ..of_job(self.job) };
         let state = State { progress, parameters: self.trainer.parameters()?, rest: self.trainer.state()? };
+        check_finite(&state.parameters)?;
         state.save(&self.job.out)?;
-        self.saved = (Instant::now(), Some(self.step));
+        self.saved = (Instant::now(), self.step);
         Ok(())
     }
 
     fn save(&self, name: &str, metadata: &BTreeMap<String, String>) -> Result<()> {
         let path: &Path = &self.job.out.join(format!("{name}.safetensors"));
-        weights::save(path, Some(&self.job.config.model), &self.trainer.average()?, metadata)
+        let parameters = self.trainer.average()?;
+        check_finite(&parameters)?;
+        weights::save(path, Some(&self.job.config.model), &parameters, metadata)
     }
+}
+
+/// Keeps a good checkpoint from being replaced by a bad one: a maximum of NaN and 0 may be 0, so that losses need not show it.
+fn check_finite(parameters: &Values) -> Result<()> {
+    for (name, host) in parameters {
+        if let Some(value) = host.to_f32().iter().find(|v| !v.is_finite()) {
+            return Err(Error::NotFinite(format!("parameter `{name}` has an element that is {value}: it is not saved")));
+        }
+    }
+    Ok(())
 }
 
 /// The start of a job's progress.
@@ -258,21 +311,6 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
     Ok(state.progress)
 }
 
-/// Leaves out of the log what will be done again.
-fn shorten_log(path: &Path, step: u64) -> Result<()> {
-    if !path.is_file() {
-        return Ok(());
-    }
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let is_before = |line: &&str| {
-        let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        // The line of an evaluation has the number of steps before it.
-        line.is_some_and(|line| line["step"].as_u64().is_some_and(|s| if line["validation"].is_null() { s < step } else { s <= step }))
-    };
-    let kept: Vec<&str> = text.lines().filter(is_before).collect();
-    files::write_whole(path, |file| kept.iter().try_for_each(|line| writeln!(file, "{line}")))
-}
-
 /// The seed of what is dropped in a batch.
 fn seed(seed: u64, batch: u64) -> u32 {
     generator(seed, u64::MAX, batch).random()
@@ -290,17 +328,4 @@ fn loader_options(job: &Job) -> LoaderOptions {
         threads: job.threads,
         strictness: job.strictness,
     }
-}
-
-/// Compiles the plans of all sizes, the largest first: what does not fit is said before the first step.
-///
-/// # Errors
-/// [`Error::OutOfMemory`]; failures of the device.
-pub fn prepare(trainer: &mut Trainer, config: &TrainConfig) -> Result<()> {
-    let mut sizes = config.buckets();
-    sizes.sort_by_key(|size| std::cmp::Reverse(size.width * size.height));
-    for size in sizes {
-        trainer.prepare(BatchSize { images: config.batch, height: size.height, width: size.width })?;
-    }
-    Ok(())
 }

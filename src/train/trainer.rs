@@ -1,13 +1,16 @@
 //! A model in training on a device: parameters, gradients and moments in arenas, one plan a batch size, and the step.
 
+mod diagnose;
+
 use super::criterion::{Criterion, Losses, PredictionShape, TERMS};
 use super::graph::{GRADIENT, LOSS_SCALE, StepOptions, TrainGraph, train_graph};
 use super::groups::{GroupConfig, Groups};
+use super::matcher::Targets;
 use super::optimizer::{Optimizer, OptimizerOptions, Update};
 use crate::Result;
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
-use crate::graph::{Arena, Halves, Layout, Links, MemoryReport, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::graph::{Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
 use crate::models::{BatchSize, ModelConfig};
 use crate::nn::Precision;
 use crate::tensor::{DType, Host, TensorType};
@@ -53,6 +56,25 @@ fn size_of(batch: &TrainBatch) -> BatchSize {
 struct Program {
     plan: Plan,
     shape: PredictionShape,
+}
+
+impl Program {
+    /// Writes what the forward reads.
+    fn write_batch(&self, batch: &TrainBatch, seed: u32) {
+        self.plan.write("pixel_values", &batch.batch.pixels);
+        self.plan.write("pixel_mask", &batch.batch.mask);
+        self.plan.write("seed", &Host::u32([1], vec![seed]));
+    }
+
+    /// Matches the predictions, and writes what the losses read.
+    fn write_targets(&self, criterion: &Criterion, predictions: &Values, targets: &[Targets]) -> Result<()> {
+        let (logits, boxes) = (predictions["logits"].to_f32(), predictions["boxes"].to_f32());
+        let matches = criterion.match_predictions(&logits, &boxes, targets, self.shape)?;
+        for (name, host) in criterion.targets(&matches, targets, self.shape) {
+            self.plan.write(&name, &host);
+        }
+        Ok(())
+    }
 }
 
 /// See the module.
@@ -144,6 +166,22 @@ impl Trainer {
         if let Some((_, program)) = self.programs.iter().find(|(s, _)| *s == size) {
             return Ok(program.plan.memory());
         }
+        let (graph, shape) = self.graph(size)?;
+        if self.optimizer.is_none() {
+            self.optimizer = Some(self.optimizer(shape)?);
+        }
+        let mut links = self.weights.links("");
+        links.extend(self.halves.iter().flat_map(|halves| halves.links(&self.weights)));
+        links.extend(self.gradients.links(GRADIENT));
+        links.extend(self.optimizer.iter().flat_map(Optimizer::links));
+        let plan = self.compile(&Halves::share(&graph, self.weights.layout()), &links)?;
+        let report = plan.memory();
+        self.programs.push((size, Program { plan, shape }));
+        Ok(report)
+    }
+
+    /// The graph for a size as it is compiled, with its constants on the device.
+    fn graph(&mut self, size: BatchSize) -> Result<(Graph, PredictionShape)> {
         let TrainGraph { graph, shape, .. } = train_graph(&self.config, size, self.options, &|name| self.groups.contains(name));
         let fused = fuse(&graph);
         let layout = self.weights.layout().clone();
@@ -153,18 +191,33 @@ impl Trainer {
         if !missing.is_empty() {
             self.constants = self.constants.extend(&self.gpu, &missing)?;
         }
-        if self.optimizer.is_none() {
-            self.optimizer = Some(self.optimizer(shape)?);
-        }
-        let graph = Halves::share(&folded.graph, &layout);
-        let mut links = self.weights.links("");
-        links.extend(self.halves.iter().flat_map(|halves| halves.links(&self.weights)));
-        links.extend(self.gradients.links(GRADIENT));
-        links.extend(self.optimizer.iter().flat_map(Optimizer::links));
-        let plan = self.compile(&graph, &links)?;
-        let report = plan.memory();
-        self.programs.push((size, Program { plan, shape }));
-        Ok(report)
+        Ok((folded.graph, shape))
+    }
+
+    /// What the plan for a size needs beside weights, gradients and moments, without a look at the device.
+    pub fn needs(&self, size: BatchSize) -> Needs {
+        let TrainGraph { graph, .. } = train_graph(&self.config, size, self.options, &|name| self.groups.contains(name));
+        let (fused, layout) = (fuse(&graph), self.weights.layout());
+        let is_gradient = |name: &str| name.strip_prefix(GRADIENT).is_some_and(|name| layout.contains(name));
+        Needs::of(&fold(&fused, &|name| layout.contains(name)).graph, &|name| {
+            layout.contains(name) || is_gradient(name) || TERMS.contains(&name)
+        })
+    }
+
+    /// Gives the memory of all plans back; they are compiled again when they are wanted.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub(super) fn forget_plans(&mut self) -> Result<()> {
+        self.programs.clear();
+        self.scratch = Scratch::default();
+        self.gpu.wait()
+    }
+
+    /// Kernel launches of an update from batches of a size that was prepared.
+    pub fn dispatches(&self, size: BatchSize) -> Option<usize> {
+        let of_batch = self.plan(size)?.dispatches();
+        self.optimizer.as_ref().map(|optimizer| optimizer.dispatches() + of_batch * self.optimizer_options.accumulate)
     }
 
     /// The plan of a batch size that was prepared.
@@ -181,7 +234,7 @@ impl Trainer {
         Ok(optimizer)
     }
 
-    fn compile(&mut self, graph: &crate::graph::Graph, links: &Links) -> Result<Plan> {
+    fn compile(&mut self, graph: &Graph, links: &Links) -> Result<Plan> {
         let replaced = self.scratch.replaced();
         let plan = Plan::compile_linked(&self.gpu, graph, &self.constants, links, &mut self.scratch, PlanOptions::default())?;
         if self.scratch.replaced() > replaced {
@@ -234,25 +287,19 @@ impl Trainer {
 
     /// Forward, matching, losses and gradients of a batch whose plan is there; waits for the predictions only.
     fn differentiate(&self, batch: &TrainBatch, seed: u32, loss_scale: f32, is_first: bool, times: &mut Times) -> Result<PredictionShape> {
-        let (criterion, size): (Criterion, BatchSize) = (self.options.criterion, size_of(batch));
+        let size = size_of(batch);
         let (Some((_, program)), Some(optimizer)) = (self.programs.iter().find(|(s, _)| *s == size), &self.optimizer) else {
             unreachable!("prepare has made both")
         };
         let (plan, shape) = (&program.plan, program.shape);
         let start = Instant::now();
-        plan.write("pixel_values", &batch.batch.pixels);
-        plan.write("pixel_mask", &batch.batch.mask);
-        plan.write("seed", &Host::u32([1], vec![seed]));
+        program.write_batch(batch, seed);
         plan.run_segment(0)?;
         let rest = plan.encode_segment(1);
         let written = start.elapsed();
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
-        let (logits, boxes) = (predictions["logits"].to_f32(), predictions["boxes"].to_f32());
-        let matches = criterion.match_predictions(&logits, &boxes, &batch.targets, shape)?;
-        for (name, host) in criterion.targets(&matches, &batch.targets, shape) {
-            plan.write(&name, &host);
-        }
+        program.write_targets(&self.options.criterion, &predictions, &batch.targets)?;
         let matched = start.elapsed();
         plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
         plan.submit(rest)?;
@@ -314,14 +361,22 @@ impl Trainer {
         self.optimizer.as_ref().expect("prepare was called").restore(&self.gpu, parameters, state)
     }
 
-    /// Bytes on the device by kind: weights, gradients, moments, and what the plans hold.
+    /// Bytes on the device by kind: weights, gradients, moments, parameters that are not trained, and what the plans hold.
     pub fn memory(&self) -> BTreeMap<&'static str, usize> {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let weights = arena + self.halves.as_ref().map_or(0, Halves::bytes);
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
-        BTreeMap::from([("weights", weights), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
+        let constants = self.constants.bytes();
+        BTreeMap::from([
+            ("weights", weights),
+            ("constants", constants),
+            ("gradients", arena),
+            ("optimizer", optimizer),
+            ("scratch", scratch),
+            ("io", io),
+        ])
     }
 }
 

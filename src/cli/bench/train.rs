@@ -65,6 +65,8 @@ pub(crate) struct BenchTrain {
 struct Report {
     precision: Precision,
     images: usize,
+    /// Batches in a step.
+    accumulate: usize,
     height: usize,
     width: usize,
     gpu: String,
@@ -120,6 +122,7 @@ impl BenchTrain {
         let report = Report {
             precision: config.precision,
             images: size.images,
+            accumulate: config.accumulate,
             height,
             width,
             gpu: gpu.info().name.clone(),
@@ -183,7 +186,7 @@ impl fmt::Display for Report {
         let parts: Vec<String> = self.memory.iter().map(|(name, &n)| format!("{name} {}", bytes(n as u64))).collect();
         writeln!(f, "memory   {} = {}", bytes(self.peak_bytes as u64), parts.join(" + "))?;
         let rate = 1e3 / self.step_ms.median;
-        writeln!(f, "step     {}, {rate:.1} steps/s, {:.1} images/s", self.step_ms, rate * self.images as f64)?;
+        writeln!(f, "step     {}, {rate:.1} steps/s, {:.1} images/s", self.step_ms, rate * (self.images * self.accumulate) as f64)?;
         writeln!(f, "forward  {}", self.forward_ms)?;
         writeln!(f, "matching {}", self.matching_ms)?;
         writeln!(f, "backward {}", self.backward_ms)?;

@@ -1,0 +1,163 @@
+//! `qdetr train` as users meet it: what it prints, and how it ends when it is killed or the disk is full.
+
+#[path = "common/command.rs"]
+#[expect(dead_code, reason = "helpers of other tests")]
+mod command;
+#[path = "common/tiny.rs"]
+mod tiny;
+
+use command::{finish, qdetr};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Two steps an epoch, saved behind every epoch.
+const EPOCHS: u64 = 8;
+
+/// A folder with pictures, annotations and a configuration.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut job = tiny::job(folder.path(), EPOCHS);
+        (job.config.batch, job.config.evaluate_every) = (1, 1);
+        let write = |name: &str, json: String| fs::write(folder.path().join(name), json).expect("a writable folder");
+        write("config.json", serde_json::to_string(&job.config).expect("JSON"));
+        write("train.json", coco(&job.train).to_string());
+        Self { folder }
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The arguments of a run into a folder of that name.
+    fn args(&self, out: &str, more: &[&str]) -> Vec<OsString> {
+        let paths = [("--data", "train.json"), ("--val", "train.json"), ("--config", "config.json"), ("--out", out)];
+        let paths = paths.into_iter().flat_map(|(flag, name)| [OsString::from(flag), self.out(name).into()]);
+        [OsString::from("train")].into_iter().chain(paths).chain(more.iter().map(OsString::from)).collect()
+    }
+
+    /// A run to its end.
+    fn whole(&self, out: &str, more: &[&str]) {
+        let done = finish(&mut qdetr(self.args(out, more)));
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+
+    #[track_caller]
+    fn assert_same(&self, one: &str, other: &str) {
+        for name in ["last.safetensors", "best.safetensors", "state.safetensors"] {
+            let [one, other] = [one, other].map(|out| fs::read(self.out(out).join(name)).expect("a checkpoint"));
+            assert!(one == other, "{name} differs");
+        }
+    }
+}
+
+/// A data set as COCO writes it.
+fn coco(set: &qdetr::data::Dataset) -> serde_json::Value {
+    let images = set.images.iter().map(|i| {
+        let name = i.path.file_name().expect("a name").to_string_lossy();
+        serde_json::json!({ "id": i.id, "file_name": name, "width": i.width, "height": i.height })
+    });
+    let objects = set.images.iter().flat_map(|i| i.objects.iter().map(move |o| (i.id, o)));
+    let annotations = objects.map(|(image, o)| {
+        serde_json::json!({ "id": o.id, "image_id": image, "category_id": o.label + 1, "bbox": o.original, "area": o.area, "iscrowd": 0 })
+    });
+    let categories = set.categories.names().iter().enumerate().map(|(i, name)| serde_json::json!({ "id": i + 1, "name": name }));
+    serde_json::json!({
+        "images": images.collect::<Vec<_>>(), "annotations": annotations.collect::<Vec<_>>(), "categories": categories.collect::<Vec<_>>()
+    })
+}
+
+/// A failure whose last line on stderr holds all of `words`, behind notes that are not about it.
+#[track_caller]
+fn fails(command: &mut Command, words: &[&str]) {
+    let run = finish(command);
+    let last = run.err.lines().last().unwrap_or_default();
+    assert!(run.code == Some(1) && run.out.is_empty() && last.starts_with("error: "), "{run:?}");
+    for word in words {
+        assert!(last.contains(word), "no `{word}` in {run:?}");
+    }
+}
+
+/// Steps in the log of a run.
+fn steps(out: &Path) -> usize {
+    fs::read_to_string(out.join("log.jsonl")).unwrap_or_default().lines().filter(|line| line.contains("losses")).count()
+}
+
+/// Starts a run and kills it so long behind a step.
+fn kill_behind(mut command: Command, out: &Path, step: usize, later: Duration) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command starts");
+    let begin = Instant::now();
+    while steps(out) <= step {
+        assert!(begin.elapsed() < Duration::from_secs(120), "{step} steps take too long");
+        assert_eq!(child.try_wait().expect("a process"), None, "it ended by itself");
+        sleep(Duration::from_millis(2));
+    }
+    sleep(later);
+    child.kill().expect("a process to kill");
+    child.wait().expect("a process");
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_at_the_same_bits() {
+    let place = Place::new();
+    place.whole("whole", &[]);
+    let out = place.out("killed");
+    // In the middle of an epoch, at its end, and while it is evaluated or saved.
+    for (kill, (step, later)) in [(3, 0), (6, 1), (9, 60), (12, 120)].into_iter().enumerate() {
+        let more: &[&str] = if kill == 0 { &[] } else { &["--resume"] };
+        kill_behind(qdetr(place.args("killed", more)), &out, step, Duration::from_millis(later));
+    }
+    place.whole("killed", &["--resume"]);
+    place.assert_same("killed", "whole");
+    let left: Vec<_> = fs::read_dir(&out).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".part")), "{left:?}");
+    assert_eq!(steps(&out), 2 * EPOCHS as usize);
+}
+
+#[test]
+fn a_dry_run_says_what_a_step_takes_and_the_outcome_is_json() {
+    let place = Place::new();
+    let dry = |more: &[&str]| finish(&mut qdetr(place.args("dry", &[&["--dry-run", "--json"], more].concat()))).json();
+    let (one, three) = (dry(&[]), dry(&["--accumulate", "3", "--query-groups", "1", "--average", "0.99"]));
+    assert!(one["launches"][0].as_u64() < three["launches"][0].as_u64(), "{one} {three}");
+    for kind in ["weights", "gradients", "optimizer", "scratch", "io"] {
+        assert!(one["memory"][kind].as_u64().is_some_and(|n| n > 0), "{one}");
+    }
+    assert!(one["evaluation"].as_u64().is_some_and(|n| n > 0) && !place.out("dry").exists());
+    let text = finish(&mut qdetr(place.args("dry", &["--dry-run"])));
+    assert!(text.out.contains("launches") && text.out.contains("scratch"), "{text:?}");
+    let outcome = finish(&mut qdetr(place.args("run", &["--json", "--epochs", "1", "--clip", "1"]))).json();
+    assert_eq!((outcome["steps"].as_u64(), outcome["out_of_time"].as_bool()), (Some(2), Some(false)), "{outcome}");
+    assert!(outcome["last"]["AP50"].is_f64() && outcome["best"]["AP"].is_f64() && outcome["best"]["epoch"] == 0, "{outcome}");
+    fails(&mut qdetr(place.args("none", &["--resume"])), &["no state", "without --resume"]);
+    fails(&mut qdetr(place.args("run", &["--resume", "--accumulate", "2"])), &["2 of them a step", "1 of them a step"]);
+    fails(&mut qdetr(place.args("run", &["--accumulate", "0"])), &["`accumulate` is 0"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_a_run_and_costs_none_of_what_was_saved() {
+    let place = Place::new();
+    place.whole("whole", &[]);
+    kill_behind(qdetr(place.args("full", &[])), &place.out("full"), 1, Duration::ZERO);
+    let state = fs::read(place.out("full").join("state.safetensors")).expect("a state");
+    // No file may grow beyond this, as on a disk with so much left: enough for the log, too little for a model.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "sh"]);
+    let command = qdetr(place.args("full", &["--resume"]));
+    shell.arg(command.get_program()).args(command.get_args()).env("QDETR_CACHE", "").stdin(Stdio::null());
+    fails(&mut shell, &["safetensors"]);
+    assert!(fs::read(place.out("full").join("state.safetensors")).expect("a state") == state);
+    let left = fs::read_dir(place.out("full")).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().ends_with(".part")));
+    place.whole("full", &["--resume"]);
+    place.assert_same("full", "whole");
+}
