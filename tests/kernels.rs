@@ -52,6 +52,7 @@ families!(
     depthwise,
     dropout,
     heads,
+    integer,
     layer_norm,
     linear,
     loss,

@@ -35,11 +35,13 @@ macro_rules! wgsl {
 /// The files that others import.
 pub const COMMON: &[Source] = &[
     wgsl!("common/index.wgsl"),
+    wgsl!("common/codes.wgsl"),
     wgsl!("common/dropout.wgsl"),
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),
     wgsl!("common/reciprocal.wgsl"),
     wgsl!("common/reduce.wgsl"),
+    wgsl!("common/result.wgsl"),
     wgsl!("common/rounded.wgsl"),
     wgsl!("common/transposed.wgsl"),
 ];

@@ -59,7 +59,7 @@ impl Conv2d {
         self.groups.max(1)
     }
 
-    fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> Product {
+    pub(crate) fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> Product {
         let [_, height, width, channels] = inputs[0].shape.bhwc();
         let [n, kernel_height, kernel_width, group_channels] = inputs[1].shape.bhwc();
         let [b, out_height, out_width, _] = outputs[0].shape.bhwc();
@@ -121,7 +121,7 @@ impl Op for Conv2d {
         y.par_chunks_mut(n).enumerate().for_each(|(pixel, y)| {
             let at = [pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width];
             for (group, y) in y.chunks_mut(per_group).enumerate() {
-                let window = unfold(&x, image, at, [kh, kw], self.window, group * group_channels..(group + 1) * group_channels);
+                let window = unfold(&x, image, at, [kh, kw], self.window, group * group_channels..(group + 1) * group_channels, 0.0);
                 for (j, y) in y.iter_mut().enumerate() {
                     let row = group * per_group + j;
                     *y = super::linear::dot(&window, &w[row * k..(row + 1) * k]);
@@ -161,15 +161,16 @@ impl Op for Conv2d {
     }
 }
 
-/// The window of one output pixel `[b, oy, ox]`, restricted to some channels, with zeros outside the image.
-fn unfold(
-    x: &[f32],
+/// The window of one output pixel `[b, oy, ox]`, restricted to some channels, with `zero` outside the image.
+pub(crate) fn unfold<T: Copy>(
+    x: &[T],
     [_, height, width, channels]: [usize; 4],
     [b, oy, ox]: [usize; 3],
     [kh, kw]: [usize; 2],
     window: Window,
     group: std::ops::Range<usize>,
-) -> Vec<f32> {
+    zero: T,
+) -> Vec<T> {
     let mut values = Vec::with_capacity(kh * kw * group.len());
     let inside = |o: usize, tap: usize, extent: usize| {
         (o * window.stride + tap * window.dilation).checked_sub(window.padding).filter(|&i| i < extent)
@@ -181,7 +182,7 @@ fn unfold(
                     let pixel = ((b * height + y) * width + x_) * channels;
                     values.extend_from_slice(&x[pixel + group.start..pixel + group.end]);
                 }
-                _ => values.resize(values.len() + group.len(), 0.0),
+                _ => values.resize(values.len() + group.len(), zero),
             }
         }
     }

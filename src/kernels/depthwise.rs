@@ -18,9 +18,9 @@ use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
 
-const GROUP: usize = 128;
+pub(crate) const GROUP: usize = 128;
 /// Invocations that keep a large GPU busy: below that, each computes one pixel only.
-const ENOUGH_INVOCATIONS: usize = 1 << 16;
+pub(crate) const ENOUGH_INVOCATIONS: usize = 1 << 16;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]

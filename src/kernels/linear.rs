@@ -23,7 +23,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> Product {
+    pub(crate) fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> Product {
         let (x, w) = (inputs[0].shape, inputs[1].shape);
         Product {
             m: x.rows(),

@@ -15,6 +15,7 @@ pub mod epilogue;
 mod gemm;
 mod head_product;
 pub mod heads;
+pub mod integer;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
@@ -46,6 +47,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "depthwise", cases: depthwise::cases },
     Family { name: "dropout", cases: dropout::cases },
     Family { name: "heads", cases: heads::cases },
+    Family { name: "integer", cases: integer::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
     Family { name: "loss", cases: loss::cases },

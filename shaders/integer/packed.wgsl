@@ -1,0 +1,106 @@
+#import common/index.wgsl
+
+// y[m, n] = finish(sum over k of x[m, k] * w[n, k]) on codes, four multiply-adds an instruction, in i32.
+// A workgroup computes TILE_M x TILE_N results from slices of SLICE words of four codes; an invocation computes ROWS x COLUMNS
+// of them, as blocks of 4 x 4 that lie a part of the tile apart, so that neighbouring lanes read neighbouring vectors of
+// workgroup memory. The slices are stored word by word, in vectors of four rows. A lane loads at most one block of four words
+// by four rows, and does so while the slice before is multiplied.
+// Why not codes unpacked in workgroup memory: four times the traffic there, which is what bounds this kernel.
+
+const ROW_BLOCKS = ROWS / 4u;
+const COLUMN_BLOCKS = COLUMNS / 4u;
+const LANES_N = TILE_N / COLUMNS;
+const LANES_M = TILE_M / ROWS;
+const LANES = LANES_M * LANES_N;
+// One vector of padding a word keeps the transposed stores off one bank.
+const STRIDE_M = TILE_M / 4u + 1u;
+const STRIDE_N = TILE_N / 4u + 1u;
+const BLOCKS_K = SLICE / 4u;
+const BLOCKS_M = TILE_M / 4u * BLOCKS_K;
+const BLOCKS_N = TILE_N / 4u * BLOCKS_K;
+
+var<workgroup> sh_x: array<vec4<u32>, SLICE * STRIDE_M>;
+var<workgroup> sh_w: array<vec4<u32>, SLICE * STRIDE_N>;
+
+fn dots(left: u32, right: vec4<u32>) -> vec4<i32> {
+    return vec4<i32>(
+        dot4I8Packed(left, right.x),
+        dot4I8Packed(left, right.y),
+        dot4I8Packed(left, right.z),
+        dot4I8Packed(left, right.w),
+    );
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let flat = flat_group(workgroup, workgroups);
+    let tile_n = flat % p.tiles_n;
+    // Workgroups past the last, from folding the grid, get rows past the last and so store nothing.
+    let tile_m = flat / p.tiles_n;
+    let loads_x = lane < BLOCKS_M;
+    let loads_w = !loads_x && lane < BLOCKS_M + BLOCKS_N;
+    let load = select(lane - BLOCKS_M, lane, loads_x);
+    let load_rows = load / BLOCKS_K;
+    let load_word = load % BLOCKS_K * 4u;
+    let source_x = lane_x(tile_m * TILE_M + load_rows * 4u);
+    let row_w = tile_n * TILE_N + load_rows * 4u;
+    let at_x = load_word * STRIDE_M + load_rows;
+    let at_w = load_word * STRIDE_N + load_rows;
+    var next: Block;
+    if loads_x {
+        next = block_x(source_x, load_word * 4u);
+    } else if loads_w {
+        next = block_w(row_w, load_word * 4u);
+    }
+    let lane_n = lane % LANES_N;
+    let lane_m = lane / LANES_N;
+    var sums: array<vec4<i32>, ROWS * COLUMN_BLOCKS>;
+    for (var k = 0u; k < p.k; k += SLICE * 4u) {
+        if loads_x {
+            sh_x[at_x] = next.a;
+            sh_x[at_x + STRIDE_M] = next.b;
+            sh_x[at_x + 2u * STRIDE_M] = next.c;
+            sh_x[at_x + 3u * STRIDE_M] = next.d;
+        } else if loads_w {
+            sh_w[at_w] = next.a;
+            sh_w[at_w + STRIDE_N] = next.b;
+            sh_w[at_w + 2u * STRIDE_N] = next.c;
+            sh_w[at_w + 3u * STRIDE_N] = next.d;
+        }
+        workgroupBarrier();
+        let next_k = k + (SLICE + load_word) * 4u;
+        if loads_x {
+            next = block_x(source_x, next_k);
+        } else if loads_w {
+            next = block_w(row_w, next_k);
+        }
+        for (var kk = 0u; kk < SLICE; kk++) {
+            var right: array<vec4<u32>, COLUMN_BLOCKS>;
+            for (var j = 0u; j < COLUMN_BLOCKS; j++) {
+                right[j] = sh_w[kk * STRIDE_N + j * LANES_N + lane_n];
+            }
+            for (var i = 0u; i < ROW_BLOCKS; i++) {
+                let left = sh_x[kk * STRIDE_M + i * LANES_M + lane_m];
+                for (var j = 0u; j < COLUMN_BLOCKS; j++) {
+                    let at = i * 4u * COLUMN_BLOCKS + j;
+                    sums[at] += dots(left.x, right[j]);
+                    sums[at + COLUMN_BLOCKS] += dots(left.y, right[j]);
+                    sums[at + 2u * COLUMN_BLOCKS] += dots(left.z, right[j]);
+                    sums[at + 3u * COLUMN_BLOCKS] += dots(left.w, right[j]);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        let row = tile_m * TILE_M + (i / 4u * LANES_M + lane_m) * 4u + i % 4u;
+        for (var j = 0u; j < COLUMN_BLOCKS; j++) {
+            let column = tile_n * TILE_N + (j * LANES_N + lane_n) * 4u;
+            store_y(row, column, sums[i * COLUMN_BLOCKS + j]);
+        }
+    }
+}

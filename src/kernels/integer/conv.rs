@@ -1,0 +1,123 @@
+//! Convolutions on codes, channels last, as implicit GEMM: x i8 `[B, H, W, C]` and w i8 `[N, kh, kw, C]` to floats
+//! `[B, H', W', N]`. Outside of the image stands the stored zero of x. One group.
+
+use super::gradient::{assert_plain, weight_gradient, weight_values};
+use super::product::{IntegerProduct, dot};
+use super::scale::shift_gradients;
+use super::{Arithmetic, test_arithmetic, test_codes, test_inputs};
+use crate::gpu::{Capabilities, Dispatch};
+use crate::graph::check::Case;
+use crate::graph::{Graph, Io, Op, Var, ids};
+use crate::kernels::conv::{Conv2d, Window, unfold};
+use crate::kernels::conv_gradient::image_gradient;
+use crate::tensor::compare::Tolerance;
+use crate::tensor::{DType, Host, Shape, TensorType};
+use rayon::prelude::*;
+
+/// See the module, and [`Arithmetic`] for the inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct IntegerConv {
+    /// How the window moves.
+    pub window: Window,
+    /// Bits, epilogue and result.
+    pub arithmetic: Arithmetic,
+}
+
+impl IntegerConv {
+    fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> IntegerProduct {
+        let forward = Conv2d { window: self.window, groups: 1, epilogue: self.arithmetic.epilogue };
+        IntegerProduct { geometry: forward.product(inputs, outputs), arithmetic: self.arithmetic }
+    }
+}
+
+/// The shape of a convolution's result, for x and w on codes.
+///
+/// # Panics
+/// When no window fits, with the op's name.
+#[track_caller]
+pub(super) fn result_shape(op: &str, window: Window, inputs: &[TensorType]) -> Shape {
+    let ([b, height, width, _], [n, kh, kw, _]) = (inputs[0].shape.bhwc(), inputs[1].shape.bhwc());
+    let extent = window.output(height, kh).zip(window.output(width, kw));
+    let (h, w) = extent.unwrap_or_else(|| panic!("{op} {window:?}: no window fits {}", ids(inputs)));
+    Shape::new([b, h, w, n])
+}
+
+impl Op for IntegerConv {
+    fn name(&self) -> &'static str {
+        "integer_conv"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        assert!(inputs.len() >= Arithmetic::FIRST, "integer_conv: wants x, w and their states, found {}", ids(inputs));
+        let (x, w) = (inputs[0], inputs[1]);
+        let fits = x.shape.bhwc()[3] == w.shape.bhwc()[3] && [x, w].iter().all(|t| t.dtype == DType::I8);
+        assert!(fits, "integer_conv: wants codes x [B, H, W, C] and w [N, kh, kw, C], found {}", ids(inputs));
+        let y = result_shape(self.name(), self.window, inputs);
+        self.arithmetic.outputs(self.name(), inputs, y, w.shape.len() / y.last())
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let (x, w) = (inputs[0].as_i8(), inputs[1].as_i8());
+        let zero = inputs[Arithmetic::X_STATE].to_f32()[3] as i8;
+        let (image, [n, kh, kw, channels]) = (inputs[0].shape().bhwc(), inputs[1].shape().bhwc());
+        let [_, out_height, out_width, _] = outputs[0].shape.bhwc();
+        let mut sums = vec![0; outputs[0].shape.len()];
+        sums.par_chunks_mut(n).enumerate().for_each(|(pixel, sums)| {
+            let at = [pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width];
+            let window = unfold(x, image, at, [kh, kw], self.window, 0..channels, zero);
+            for (sum, w) in sums.iter_mut().zip(w.chunks(window.len())) {
+                *sum = dot(&window, w);
+            }
+        });
+        self.arithmetic.reference(inputs, &sums, outputs)
+    }
+
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+        self.product(inputs, outputs).kernels(device)
+    }
+
+    fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        assert_plain(self.name(), self.arithmetic);
+        let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
+        let ([_, height, width, _], [_, kh, kw, _]) = (g.shape(io.inputs[0]).bhwc(), g.shape(io.inputs[1]).bhwc());
+        let d_x = wanted[0].then(|| {
+            let w = weight_values(g, d_y, io);
+            image_gradient(g, d_y, w, self.window, [height, width])
+        });
+        let d_w = wanted[1].then(|| weight_gradient(g, d_y, io, Some((self.window, [kh, kw]))));
+        [d_x, d_w].into_iter().chain(shift_gradients(g, self.arithmetic, d_y, wanted)).collect()
+    }
+
+    fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        self.product(inputs, outputs).geometry.operations()
+    }
+}
+
+/// Cases of the op table: image `[B, H, W, C]`, kernel `[N, kh, kw]`, window, bits.
+pub(super) fn cases() -> Vec<Case> {
+    let window = |stride, padding, dilation| Window { stride, padding, dilation };
+    let shapes: [([usize; 4], [usize; 3], Window, [u32; 2]); 11] = [
+        ([1, 1, 1, 1], [1, 1, 1], window(1, 0, 1), [8, 8]),
+        ([2, 5, 7, 4], [8, 1, 1], window(1, 0, 1), [4, 4]),
+        ([1, 9, 11, 8], [12, 1, 1], window(2, 0, 1), [2, 2]),
+        ([2, 13, 17, 3], [64, 7, 7], window(2, 3, 1), [8, 8]),
+        ([1, 10, 10, 16], [20, 3, 3], window(1, 1, 1), [4, 4]),
+        ([1, 11, 5, 20], [33, 3, 3], window(2, 1, 1), [3, 8]),
+        ([1, 9, 9, 8], [16, 3, 3], window(1, 2, 2), [4, 2]),
+        ([1, 3, 2, 5], [7, 2, 3], window(3, 2, 1), [8, 4]),
+        ([1, 21, 23, 36], [68, 3, 3], window(1, 1, 1), [4, 4]),
+        // Sums that need parts, with padding.
+        ([1, 4, 5, 128], [8, 3, 3], window(1, 1, 1), [8, 8]),
+        ([1, 6, 9, 16], [12, 3, 3], window(2, 0, 1), [4, 4]),
+    ];
+    let mut cases = Vec::new();
+    for (i, (image, [n, kh, kw], window, bits)) in shapes.into_iter().enumerate() {
+        let arithmetic = test_arithmetic(i, bits);
+        let (x, w) = (test_codes(image, bits[0], i as u64), test_codes([n, kh, kw, image[3]], bits[1], 50 + i as u64));
+        let y = result_shape("a case", window, &[x.ty(), w.ty()]);
+        let lowest = -((1 << (bits[0] - 1)) as f32);
+        let inputs = test_inputs(arithmetic, x, w, lowest + (i % 2) as f32, y.dims(), kh * kw * image[3]);
+        cases.push(Case::new(IntegerConv { window, arithmetic }, inputs, Tolerance::EXACT));
+    }
+    cases
+}

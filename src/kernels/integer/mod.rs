@@ -1,0 +1,132 @@
+//! Linear layers and convolutions on the codes of quantizers: what low bits compute.
+//!
+//! With x codes under one step size `alpha_x` and stored zero `z0`, and w codes under one step size `alpha_w[n]` per output
+//! channel and stored zero 0, the product of the dequantized values is `scale[n] · S + shift[n]`, where
+//! `S[m, n] = Σ_k x_code[m, k] · w_code[n, k]` is an integer, `scale[n] = alpha_x · alpha_w[n]` and
+//! `shift[n] = bias[n] − scale[n] · z0 · Σ_k w_code[n, k]`. Outside of an image stands the code z0, which means 0.
+//!
+//! **Exactness.** Every kernel of every tier computes S as the same integer, of less than 32 bits, rounds it to f32 once, to nearest,
+//! and then does the same f32 operations in the same order, each product rounded before it is added. So results agree bit by
+//! bit between the CPU twins, all kernels and all devices. Where products are added up in f32, a part of at most
+//! [`Bits::exact_terms`] of them stays at or below 2^24, where f32 holds every integer; parts are added as i32.
+//!
+//! Inputs of the products, see [`Arithmetic`]: x, w, the states f32 `[1, 4]` and `[N, 4]` of their quantizers, then scale, shift
+//! and residual as far as the epilogue has them.
+
+mod arithmetic;
+mod conv;
+mod depthwise;
+mod gradient;
+mod linear;
+mod product;
+mod scale;
+
+pub use arithmetic::{Arithmetic, Bits};
+pub use conv::IntegerConv;
+pub use depthwise::IntegerDepthwise;
+pub use gradient::IntegerWeightGradient;
+pub use linear::IntegerLinear;
+pub use scale::{IntegerNorm, IntegerScale};
+
+use crate::graph::check::{Case, noise};
+use crate::graph::{Graph, Var};
+use crate::kernels::conv::Window;
+use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::linear::epilogue_inputs;
+use crate::tensor::{DType, Host};
+
+/// A tensor of codes with the state of their quantizer.
+#[derive(Clone, Copy, Debug)]
+pub struct Codes {
+    /// i8.
+    pub codes: Var,
+    /// f32: `[1, 4]` of activations, `[N, 4]` of weights, whose stored zeros are 0.
+    pub state: Var,
+    /// Bits of a code.
+    pub bits: u32,
+}
+
+/// `x · wᵀ + bias` of what the codes stand for, in floats `to`: x `[.., K]`, w `[N, K]`, bias f32 `[N]`.
+#[track_caller]
+pub fn linear(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, to: DType) -> Var {
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerLinear { arithmetic }, inputs))
+}
+
+/// The convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[N, kh, kw, C]`, bias f32 `[N]`.
+#[track_caller]
+pub fn conv(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, window: Window, to: DType) -> Var {
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerConv { window, arithmetic }, inputs))
+}
+
+/// The depthwise convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[C, kh, kw, 1]`,
+/// bias f32 `[C]`.
+#[track_caller]
+pub fn depthwise(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, window: Window, to: DType) -> Var {
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerDepthwise { window, arithmetic }, inputs))
+}
+
+#[track_caller]
+fn product(
+    g: &mut Graph,
+    x: Codes,
+    w: Codes,
+    bias: Option<Var>,
+    to: DType,
+    apply: impl FnOnce(Arithmetic, &mut Graph, &[Var]) -> Var,
+) -> Var {
+    let [scale, shift] = scale::integer_scale(g, x.state, w.state, w.codes, bias);
+    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to };
+    apply(arithmetic, g, &[x.codes, w.codes, x.state, w.state, scale, shift])
+}
+
+/// Cases of the op table.
+pub fn cases() -> Vec<Case> {
+    [linear::cases(), conv::cases(), depthwise::cases(), scale::cases(), gradient::cases()].concat()
+}
+
+/// Codes of so many bits, all of them with the same chance.
+fn test_codes(shape: impl AsRef<[usize]>, bits: u32, seed: u64) -> Host {
+    let half = (1 << (bits - 1)) as f32;
+    let codes = noise(&shape, seed).to_f32().iter().map(|v| (v * half).floor() as i8).collect();
+    Host::i8(shape, codes)
+}
+
+/// The state of a quantizer of n step sizes about `alpha`, with one stored zero.
+fn test_state(n: usize, alpha: f32, zero: f32, seed: u64) -> Host {
+    let alphas = noise([n], seed);
+    let row = |v: &f32| {
+        let alpha = alpha * (1.0 + 0.5 * v);
+        [alpha, 1.0 / alpha, zero, zero]
+    };
+    Host::f32([n, 4], alphas.to_f32().iter().flat_map(row).collect())
+}
+
+/// Every input that a product with such codes wants for a result of the given shape, with scales that give numbers about 1.
+fn test_inputs(arithmetic: Arithmetic, x: Host, w: Host, zero: f32, y: &[usize], k: usize) -> Vec<Host> {
+    let n = y[y.len() - 1];
+    let mut inputs = vec![x, w, test_state(1, 0.1, zero, 6), test_state(n, 0.1, 0.0, 7)];
+    inputs.extend(epilogue_inputs(arithmetic.epilogue, y));
+    let Bits { x, w } = arithmetic.bits;
+    let one = 4.0 / ((1 << (x + w - 2)) as f32 * (k as f32).sqrt());
+    if let [Some(scale), ..] = arithmetic.epilogue.indices(Arithmetic::FIRST) {
+        inputs[scale] = Host::f32([n], inputs[scale].to_f32().iter().map(|v| one * (2.0 + v)).collect());
+    }
+    if let [.., Some(residual)] = arithmetic.epilogue.indices(Arithmetic::FIRST) {
+        inputs[residual] = inputs[residual].clone().cast(arithmetic.to);
+    }
+    inputs
+}
+
+/// An epilogue with everything.
+const ALL: Epilogue = Epilogue { scale: true, shift: true, residual: true, activation: Activation::Relu };
+/// The epilogue of a layer before anything is fused.
+const PLAIN: Epilogue = Epilogue { scale: true, shift: true, residual: false, activation: Activation::None };
+/// The sums themselves.
+const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, activation: Activation::None };
+
+/// Arithmetic of `[x, w]` bits for the i-th case of a list: all epilogues, in f32 and f16.
+fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
+    let relu6 = Epilogue { activation: Activation::Relu6, ..PLAIN };
+    let to = if i % 4 == 3 { DType::F16 } else { DType::F32 };
+    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to }
+}

@@ -1,0 +1,141 @@
+//! The kernels of matrix products on codes and the choice among them.
+//!
+//! All compute `store_y(m, n, Σ_k x[m, k] · w[n, k])` on tiles, as `gemm` does for floats. Portable: codes unpacked to f32.
+//! Packed: four multiply-adds of bytes an instruction. How the operands are found is a piece: rows of a matrix or windows of an
+//! image, read sixteen codes at a time, four, or one, as they are aligned.
+
+use super::Arithmetic;
+use crate::gpu::shader::Source;
+use crate::gpu::{Capabilities, Dispatch, Tier};
+use crate::kernels::gemm::{BUSY, Operands, Product, TILE_K, TILES, Tile};
+use crate::wgsl;
+
+/// A tile of the packed kernel: its extents, the rows and columns that an invocation computes, and the words of a slice.
+#[derive(Clone, Copy, Debug)]
+struct PackedTile {
+    tile: Tile,
+    each: usize,
+    slice: usize,
+}
+
+/// Larger first. Results per word that is read from workgroup memory bound the kernel: 8 × 8 an invocation give 4, and 4 × 4
+/// give 2, which is for products too small to fill a device otherwise.
+const PACKED: [PackedTile; 4] = [
+    PackedTile { tile: Tile { m: 128, n: 128 }, each: 8, slice: 8 },
+    PackedTile { tile: Tile { m: 128, n: 64 }, each: 8, slice: 8 },
+    PackedTile { tile: Tile { m: 64, n: 64 }, each: 4, slice: 16 },
+    PackedTile { tile: Tile { m: 32, n: 32 }, each: 4, slice: 16 },
+];
+
+// Each lane loads at most one block of four rows by four words.
+const _: () = {
+    let mut i = 0;
+    while i < PACKED.len() {
+        let PackedTile { tile, each, slice } = PACKED[i];
+        assert!((tile.m + tile.n) / 4 * (slice / 4) <= tile.m * tile.n / (each * each));
+        i += 1;
+    }
+};
+
+/// A product of codes: geometry as for floats, and its arithmetic.
+pub(super) struct IntegerProduct {
+    pub(super) geometry: Product,
+    pub(super) arithmetic: Arithmetic,
+}
+
+impl IntegerProduct {
+    /// All kernels, best first.
+    pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
+        let mut kernels = Vec::new();
+        if device.allows(Tier::Packed) {
+            let best = self.best_packed();
+            kernels.push(self.packed(best));
+            kernels.extend(PACKED.into_iter().filter(|t| t.tile != best.tile && self.fills(t.tile)).map(|t| self.packed(t)));
+        }
+        let large_first = self.geometry.tiles(TILES[0].0) >= BUSY;
+        let mut portable = TILES;
+        if !large_first {
+            portable.reverse();
+        }
+        kernels.extend(portable.into_iter().filter(|t| t.0 == portable[0].0 || self.fills(t.0)).map(|t| self.portable(t)));
+        kernels
+    }
+
+    /// Whether a tile is not mostly empty.
+    fn fills(&self, tile: Tile) -> bool {
+        2 * self.geometry.m > tile.m && 2 * self.geometry.n > tile.n
+    }
+
+    /// The largest tile of which there are enough for all processors and that is not mostly empty.
+    fn best_packed(&self) -> PackedTile {
+        let suits = |t: &PackedTile| self.geometry.tiles(t.tile) >= BUSY && self.fills(t.tile);
+        PACKED.into_iter().find(suits).unwrap_or(PACKED[PACKED.len() - 1])
+    }
+
+    fn portable(&self, (tile, each): (Tile, usize)) -> Dispatch {
+        let dispatch = Dispatch::new(wgsl!("integer/tiled.wgsl"), 2)
+            .constant("TILE_M", tile.m)
+            .constant("TILE_N", tile.n)
+            .constant("TILE_K", TILE_K)
+            .constant("ROWS", each)
+            .constant("COLUMNS", each)
+            .constant("PART", self.arithmetic.bits.exact_terms());
+        let (x, w) = self.words();
+        self.place(dispatch, tile).part(x).part(w)
+    }
+
+    fn packed(&self, PackedTile { tile, each, slice }: PackedTile) -> Dispatch {
+        let dispatch = Dispatch::new(wgsl!("integer/packed.wgsl"), 2)
+            .tier(Tier::Packed)
+            .constant("TILE_M", tile.m)
+            .constant("TILE_N", tile.n)
+            .constant("SLICE", slice)
+            .constant("ROWS", each)
+            .constant("COLUMNS", each)
+            .part(wgsl!("integer/block.wgsl"));
+        let dispatch = self.place(dispatch, tile);
+        let quads = match self.geometry.operands {
+            Operands::Windows(w) if w.channels.is_multiple_of(16) => wgsl!("integer/x_windows_quads.wgsl"),
+            Operands::Matrices(..) if self.geometry.k.is_multiple_of(16) => wgsl!("integer/x_rows_quads.wgsl"),
+            _ => {
+                let (x, w) = self.words();
+                return dispatch.part(x).part(w).part(wgsl!("integer/block_x_words.wgsl")).part(wgsl!("integer/block_w_words.wgsl"));
+            }
+        };
+        dispatch.part(wgsl!("integer/block_rows.wgsl")).part(quads).part(wgsl!("integer/w_rows_quads.wgsl"))
+    }
+
+    /// The pieces that load words of four codes.
+    fn words(&self) -> (Source, Source) {
+        let four = self.geometry.k.is_multiple_of(4);
+        let x = match self.geometry.operands {
+            Operands::Windows(w) if w.channels.is_multiple_of(4) => wgsl!("integer/x_windows_words.wgsl"),
+            Operands::Windows(_) => wgsl!("integer/x_windows_bytes.wgsl"),
+            _ if four => wgsl!("integer/x_rows_words.wgsl"),
+            _ => wgsl!("integer/x_rows_bytes.wgsl"),
+        };
+        (x, if four { wgsl!("integer/w_rows_words.wgsl") } else { wgsl!("integer/w_rows_bytes.wgsl") })
+    }
+
+    /// The geometry, the parameters, what happens to the sums, and the grid.
+    fn place(&self, dispatch: Dispatch, tile: Tile) -> Dispatch {
+        let Product { n, k, operands, .. } = self.geometry;
+        let padded = matches!(operands, Operands::Windows(w) if w.padding > 0);
+        let dispatch = match operands {
+            Operands::Windows(_) => dispatch.part(wgsl!("gemm/params_windows.wgsl")).part(wgsl!("integer/windows.wgsl")),
+            _ => dispatch.part(wgsl!("gemm/params_rows.wgsl")),
+        };
+        let dispatch = self.arithmetic.finish(dispatch, n, k, padded);
+        let dispatch = match operands {
+            Operands::Windows(_) if padded => dispatch.part(wgsl!("integer/padding.wgsl")),
+            Operands::Windows(_) => dispatch.part(wgsl!("integer/no_padding.wgsl")),
+            _ => dispatch,
+        };
+        dispatch.params(self.geometry.params(tile)).over_groups(self.geometry.tiles(tile))
+    }
+}
+
+/// `Σ a · b` of codes.
+pub(super) fn dot(a: &[i8], b: &[i8]) -> i32 {
+    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+}
