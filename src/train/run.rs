@@ -249,9 +249,8 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
         tell(Event::Warning(&warning));
     }
     let (theirs, ours) = (&state.progress, of_job(job));
-    let [theirs_are, ours_are] = [theirs, &ours].map(|p| {
-        format!("{} pictures, batches of {}, {} of them a step, and seed {}", p.pictures, p.batch, p.accumulate, p.seed)
-    });
+    let [theirs_are, ours_are] = [theirs, &ours]
+        .map(|p| format!("{} pictures, batches of {}, {} of them a step, and seed {}", p.pictures, p.batch, p.accumulate, p.seed));
     if theirs_are != ours_are {
         return Err(Error::Config(format!("the run to resume has {theirs_are}; this one has {ours_are}: start anew, with --from")));
     }
