@@ -7,15 +7,25 @@
 // Results pass through workgroup memory: only there are their rows and columns known, which the epilogue needs.
 
 const SUBGROUPS_N = TILE_N / 32u;
-const STRIP = 16u * 32u;
+// Of results, in vectors of four, the rows padded by one.
+const STRIDE_Y = 9u;
+const STRIP = 16u * STRIDE_Y;
+const STORES = 4u;
 
-var<workgroup> sh_y: array<f32, STRIP * LANES / 32u>;
+var<workgroup> sh_y: array<vec4<f32>, STRIP * LANES / 32u>;
+var<private> residuals: array<vec4<f32>, STORES>;
+
+// All at once, before anything is stored: a compiler cannot move loads before stores that may be to the same place.
+fn fetch_residuals(lane: u32, row: u32, column: u32, group: u32, split: u32) {
+    for (var i = 0u; i < STORES; i++) {
+        residuals[i] = residual_of(row + lane / 8u + i * 4u, column + lane % 8u * 4u, group, split);
+    }
+}
 
 fn store_strip(subgroup: u32, lane: u32, row: u32, column: u32, group: u32, split: u32) {
-    for (var i = lane; i < STRIP / 4u; i += 32u) {
-        let at = subgroup * STRIP + i * 4u;
-        let strip = vec4<f32>(sh_y[at], sh_y[at + 1u], sh_y[at + 2u], sh_y[at + 3u]);
-        store_y(row + i / 8u, column + i % 8u * 4u, group, split, strip);
+    for (var i = 0u; i < STORES; i++) {
+        let sums = sh_y[subgroup * STRIP + (lane / 8u + i * 4u) * STRIDE_Y + lane % 8u];
+        store_y(row + lane / 8u + i * 4u, column + lane % 8u * 4u, group, split, sums, residuals[i]);
     }
 }
 
@@ -31,10 +41,9 @@ fn main(
     let group_and_split = flat_m / p.tiles_m;
     let group = group_and_split % p.groups;
     let split = group_and_split / p.groups;
-    // Workgroups past the last, from folding the grid, are past the last split: they have no k, and rows past the last, so that
-    // they store nothing. They cannot return: cooperative matrices want uniform control flow.
-    let exists = split == 0u || split * p.split_k < k_of(group);
-    let tile_row = select(p.m, (flat_m - group_and_split * p.tiles_m) * TILE_M, exists);
+    // Workgroups past the last, from folding the grid, have rows past the last, so that they store nothing. They cannot return:
+    // cooperative matrices want uniform control flow.
+    let tile_row = select(p.m, (flat_m - group_and_split * p.tiles_m) * TILE_M, split < p.splits);
     let first_k = min(split * p.split_k, k_of(group));
     let last_k = min(first_k + p.split_k, k_of(group));
     let subgroup = lane / 32u;
@@ -89,14 +98,16 @@ fn main(
     let row = tile_row + sub_row;
     let column = tile_column + sub_column;
     let at = subgroup * STRIP;
-    let at_half = at + 16u;
-    coopStoreT(top_left, &sh_y[at], 32u);
-    coopStoreT(top_right, &sh_y[at_half], 32u);
+    let at_half = at + 4u;
+    fetch_residuals(lane % 32u, row, column, group, split);
+    coopStoreT(top_left, &sh_y[at], STRIDE_Y);
+    coopStoreT(top_right, &sh_y[at_half], STRIDE_Y);
     workgroupBarrier();
     store_strip(subgroup, lane % 32u, row, column, group, split);
     workgroupBarrier();
-    coopStoreT(bottom_left, &sh_y[at], 32u);
-    coopStoreT(bottom_right, &sh_y[at_half], 32u);
+    fetch_residuals(lane % 32u, row + 16u, column, group, split);
+    coopStoreT(bottom_left, &sh_y[at], STRIDE_Y);
+    coopStoreT(bottom_right, &sh_y[at_half], STRIDE_Y);
     workgroupBarrier();
     store_strip(subgroup, lane % 32u, row + 16u, column, group, split);
 }

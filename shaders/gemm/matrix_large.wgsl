@@ -1,19 +1,29 @@
 #import common/index.wgsl
 
 // y[m, n] = epilogue(sum over k of x[m, k] * w[n, k]) on cooperative matrices, as matrix.wgsl with larger blocks: each subgroup
-// computes 64 x 64 results as sixteen blocks of 16 x 16, so that a block loaded from workgroup memory serves four products
-// instead of two. It wants many results: half as many workgroups keep the device busy, each with four times the work.
+// computes 64 x 32 results as eight blocks of 16 x 16, so that fewer blocks are loaded from workgroup memory for each product.
+// Why not 64 x 64: half as many subgroups fit, and nothing hides their waiting (measured: slower in all but the purest products).
 
-const SUBGROUPS_N = TILE_N / 64u;
-const STRIP = 16u * 64u;
+const SUBGROUPS_N = TILE_N / 32u;
+// Of results, in vectors of four, the rows padded by one.
+const STRIDE_Y = 9u;
+const STRIP = 16u * STRIDE_Y;
+const STORES = 4u;
 
-var<workgroup> sh_y: array<f32, STRIP * LANES / 32u>;
+var<workgroup> sh_y: array<vec4<f32>, STRIP * LANES / 32u>;
+var<private> residuals: array<vec4<f32>, STORES>;
+
+// All at once, before anything is stored: a compiler cannot move loads before stores that may be to the same place.
+fn fetch_residuals(lane: u32, row: u32, column: u32, group: u32, split: u32) {
+    for (var i = 0u; i < STORES; i++) {
+        residuals[i] = residual_of(row + lane / 8u + i * 4u, column + lane % 8u * 4u, group, split);
+    }
+}
 
 fn store_strip(subgroup: u32, lane: u32, row: u32, column: u32, group: u32, split: u32) {
-    for (var i = lane; i < STRIP / 4u; i += 32u) {
-        let at = subgroup * STRIP + i * 4u;
-        let strip = vec4<f32>(sh_y[at], sh_y[at + 1u], sh_y[at + 2u], sh_y[at + 3u]);
-        store_y(row + i / 16u, column + i % 16u * 4u, group, split, strip);
+    for (var i = 0u; i < STORES; i++) {
+        let sums = sh_y[subgroup * STRIP + (lane / 8u + i * 4u) * STRIDE_Y + lane % 8u];
+        store_y(row + lane / 8u + i * 4u, column + lane % 8u * 4u, group, split, sums, residuals[i]);
     }
 }
 
@@ -29,15 +39,14 @@ fn main(
     let group_and_split = flat_m / p.tiles_m;
     let group = group_and_split % p.groups;
     let split = group_and_split / p.groups;
-    // Workgroups past the last, from folding the grid, are past the last split: they have no k, and rows past the last, so that
-    // they store nothing. They cannot return: cooperative matrices want uniform control flow.
-    let exists = split == 0u || split * p.split_k < k_of(group);
-    let tile_row = select(p.m, (flat_m - group_and_split * p.tiles_m) * TILE_M, exists);
+    // Workgroups past the last, from folding the grid, have rows past the last, so that they store nothing. They cannot return:
+    // cooperative matrices want uniform control flow.
+    let tile_row = select(p.m, (flat_m - group_and_split * p.tiles_m) * TILE_M, split < p.splits);
     let first_k = min(split * p.split_k, k_of(group));
     let last_k = min(first_k + p.split_k, k_of(group));
     let subgroup = lane / 32u;
     let sub_row = subgroup / SUBGROUPS_N * 64u;
-    let sub_column = subgroup % SUBGROUPS_N * 64u;
+    let sub_column = subgroup % SUBGROUPS_N * 32u;
 
     find_rows(lane, tile_row, tile_column, group);
     if first_k < last_k {
@@ -45,20 +54,12 @@ fn main(
     }
     var y00 = coop_mat16x16<f32, C>();
     var y01 = coop_mat16x16<f32, C>();
-    var y02 = coop_mat16x16<f32, C>();
-    var y03 = coop_mat16x16<f32, C>();
     var y10 = coop_mat16x16<f32, C>();
     var y11 = coop_mat16x16<f32, C>();
-    var y12 = coop_mat16x16<f32, C>();
-    var y13 = coop_mat16x16<f32, C>();
     var y20 = coop_mat16x16<f32, C>();
     var y21 = coop_mat16x16<f32, C>();
-    var y22 = coop_mat16x16<f32, C>();
-    var y23 = coop_mat16x16<f32, C>();
     var y30 = coop_mat16x16<f32, C>();
     var y31 = coop_mat16x16<f32, C>();
-    var y32 = coop_mat16x16<f32, C>();
-    var y33 = coop_mat16x16<f32, C>();
     for (var k = first_k; k < last_k; k += SLICE_K) {
         stage_slice(lane);
         workgroupBarrier();
@@ -72,8 +73,6 @@ fn main(
             let at_x3 = place_x(sub_row + 48u, kk);
             let at_w0 = place_w(sub_column + 0u, kk);
             let at_w1 = place_w(sub_column + 16u, kk);
-            let at_w2 = place_w(sub_column + 32u, kk);
-            let at_w3 = place_w(sub_column + 48u, kk);
             var x0: coop_mat16x16<f16, A>;
             var x1: coop_mat16x16<f16, A>;
             var x2: coop_mat16x16<f16, A>;
@@ -108,24 +107,6 @@ fn main(
             y11 = coopMultiplyAdd(x1, w, y11);
             y21 = coopMultiplyAdd(x2, w, y21);
             y31 = coopMultiplyAdd(x3, w, y31);
-            if W_ACROSS {
-                w = coopLoadT<coop_mat16x16<f16, B>>(&sh_w[at_w2], STRIDE_W);
-            } else {
-                w = coopLoad<coop_mat16x16<f16, B>>(&sh_w[at_w2], STRIDE_W);
-            }
-            y02 = coopMultiplyAdd(x0, w, y02);
-            y12 = coopMultiplyAdd(x1, w, y12);
-            y22 = coopMultiplyAdd(x2, w, y22);
-            y32 = coopMultiplyAdd(x3, w, y32);
-            if W_ACROSS {
-                w = coopLoadT<coop_mat16x16<f16, B>>(&sh_w[at_w3], STRIDE_W);
-            } else {
-                w = coopLoad<coop_mat16x16<f16, B>>(&sh_w[at_w3], STRIDE_W);
-            }
-            y03 = coopMultiplyAdd(x0, w, y03);
-            y13 = coopMultiplyAdd(x1, w, y13);
-            y23 = coopMultiplyAdd(x2, w, y23);
-            y33 = coopMultiplyAdd(x3, w, y33);
         }
         workgroupBarrier();
     }
@@ -133,34 +114,28 @@ fn main(
     let row = tile_row + sub_row;
     let column = tile_column + sub_column;
     let at0 = subgroup * STRIP;
-    let at1 = at0 + 16u;
-    let at2 = at0 + 32u;
-    let at3 = at0 + 48u;
-    coopStoreT(y00, &sh_y[at0], 64u);
-    coopStoreT(y01, &sh_y[at1], 64u);
-    coopStoreT(y02, &sh_y[at2], 64u);
-    coopStoreT(y03, &sh_y[at3], 64u);
+    let at1 = at0 + 4u;
+    fetch_residuals(lane % 32u, row, column, group, split);
+    coopStoreT(y00, &sh_y[at0], STRIDE_Y);
+    coopStoreT(y01, &sh_y[at1], STRIDE_Y);
     workgroupBarrier();
     store_strip(subgroup, lane % 32u, row, column, group, split);
     workgroupBarrier();
-    coopStoreT(y10, &sh_y[at0], 64u);
-    coopStoreT(y11, &sh_y[at1], 64u);
-    coopStoreT(y12, &sh_y[at2], 64u);
-    coopStoreT(y13, &sh_y[at3], 64u);
+    fetch_residuals(lane % 32u, row + 16u, column, group, split);
+    coopStoreT(y10, &sh_y[at0], STRIDE_Y);
+    coopStoreT(y11, &sh_y[at1], STRIDE_Y);
     workgroupBarrier();
     store_strip(subgroup, lane % 32u, row + 16u, column, group, split);
     workgroupBarrier();
-    coopStoreT(y20, &sh_y[at0], 64u);
-    coopStoreT(y21, &sh_y[at1], 64u);
-    coopStoreT(y22, &sh_y[at2], 64u);
-    coopStoreT(y23, &sh_y[at3], 64u);
+    fetch_residuals(lane % 32u, row + 32u, column, group, split);
+    coopStoreT(y20, &sh_y[at0], STRIDE_Y);
+    coopStoreT(y21, &sh_y[at1], STRIDE_Y);
     workgroupBarrier();
     store_strip(subgroup, lane % 32u, row + 32u, column, group, split);
     workgroupBarrier();
-    coopStoreT(y30, &sh_y[at0], 64u);
-    coopStoreT(y31, &sh_y[at1], 64u);
-    coopStoreT(y32, &sh_y[at2], 64u);
-    coopStoreT(y33, &sh_y[at3], 64u);
+    fetch_residuals(lane % 32u, row + 48u, column, group, split);
+    coopStoreT(y30, &sh_y[at0], STRIDE_Y);
+    coopStoreT(y31, &sh_y[at1], STRIDE_Y);
     workgroupBarrier();
     store_strip(subgroup, lane % 32u, row + 48u, column, group, split);
 }

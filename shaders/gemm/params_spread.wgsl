@@ -16,6 +16,7 @@ struct Params {
     groups: u32,
     // at least p.k
     split_k: u32,
+    splits: u32,
     // of the image
     height: u32,
     width: u32,

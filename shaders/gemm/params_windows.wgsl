@@ -11,6 +11,7 @@ struct Params {
     groups: u32,
     // k of one split, a multiple of the tile's; at least p.k when there is one
     split_k: u32,
+    splits: u32,
     height: u32,
     width: u32,
     channels: u32,

@@ -34,10 +34,10 @@ fn main(
     let group = group_and_split % p.groups;
     let split = group_and_split / p.groups;
     // The sums may be split over workgroups, each with a range of k and a result of its own.
-    let first_k = split * p.split_k;
-    if split > 0u && first_k >= k_of(group) {
+    if split >= p.splits {
         return;
     }
+    let first_k = split * p.split_k;
     let last_k = min(first_k + p.split_k, k_of(group));
     // A lane loads a block of x, or of w, or one of each.
     let lane_w = lane - BLOCKS_M % LANES;
@@ -90,7 +90,7 @@ fn main(
         let row = tile_m * TILE_M + (i / 4u * LANES_M + lane_m) * 4u + i % 4u;
         for (var j = 0u; j < COLUMN_BLOCKS; j++) {
             let column = tile_n * TILE_N + (j * LANES_N + lane_n) * 4u;
-            store_y(row, column, group, split, sums[i * COLUMN_BLOCKS + j]);
+            store_y(row, column, group, split, sums[i * COLUMN_BLOCKS + j], residual_of(row, column, group, split));
         }
     }
 }

@@ -40,5 +40,5 @@ fn load_w(row: RowW, tap: TapW) -> RawW {
     if row.valid && tap.valid && y < p.height && x_ < p.width {
         return w[(((tap.image + y) * p.width + x_) * p.channels + row.channel) / 8u];
     }
-    return RawW();
+    return outside_w();
 }

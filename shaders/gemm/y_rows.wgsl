@@ -7,8 +7,16 @@
 @group(0) @binding(5) var<storage, read> residual: array<element_y4>;
 @group(0) @binding(6) var<storage, read_write> y: array<element_y4>;
 
+// What the results of columns `column`..`column + 4` get added.
+fn residual_of(row: u32, column: u32, group: u32, split: u32) -> vec4<f32> {
+    if HAS_RESIDUAL && column < p.n && is_stored(row, group) {
+        return vec4<f32>(residual[place_of_y(row, column, group, split) / 4u]);
+    }
+    return vec4<f32>();
+}
+
 // Stores the sums of columns `column`..`column + 4` of a group.
-fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
+fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>, added: vec4<f32>) {
     if column >= p.n || !is_stored(row, group) {
         return;
     }
@@ -21,8 +29,6 @@ fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
     if HAS_SHIFT {
         v += shift[channel];
     }
-    if HAS_RESIDUAL {
-        v += vec4<f32>(residual[i]);
-    }
+    v += added;
     y[i] = element_y4(activate(v));
 }

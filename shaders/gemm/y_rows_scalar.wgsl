@@ -7,8 +7,21 @@
 @group(0) @binding(5) var<storage, read> residual: array<element_y>;
 @group(0) @binding(6) var<storage, read_write> y: array<element_y>;
 
+// What the results of columns `column`..`column + 4` get added.
+fn residual_of(row: u32, column: u32, group: u32, split: u32) -> vec4<f32> {
+    var added = vec4<f32>();
+    if HAS_RESIDUAL && is_stored(row, group) {
+        for (var j = 0u; j < 4u; j++) {
+            if column + j < p.n {
+                added[j] = f32(residual[place_of_y(row, column + j, group, split)]);
+            }
+        }
+    }
+    return added;
+}
+
 // Stores the sums of columns `column`..`column + 4` of a group.
-fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
+fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>, added: vec4<f32>) {
     if !is_stored(row, group) {
         return;
     }
@@ -25,9 +38,7 @@ fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
         if HAS_SHIFT {
             v += shift[channel];
         }
-        if HAS_RESIDUAL {
-            v += f32(residual[i]);
-        }
+        v += added[j];
         y[i] = element_y(activate(vec4<f32>(v)).x);
     }
 }

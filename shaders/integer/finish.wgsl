@@ -17,9 +17,12 @@ fn floats_of(sums: vec4<i32>) -> vec4<f32> {
 
 // Stores the results of columns `column`..`column + 4`.
 fn store_y(row: u32, column: u32, sums: vec4<i32>) {
-    if row >= p.m || column >= p.n {
-        return;
+    if row < p.m && column < p.n {
+        finish(row, column, sums, residual_at(row * (p.n / 4u) + column / 4u));
     }
+}
+
+fn finish(row: u32, column: u32, sums: vec4<i32>, added: vec4<f32>) {
     let channel = column / 4u;
     let i = row * (p.n / 4u) + channel;
     var v = floats_of(sums);
@@ -30,7 +33,7 @@ fn store_y(row: u32, column: u32, sums: vec4<i32>) {
         v += shift[channel];
     }
     if HAS_RESIDUAL {
-        v += residual_at(i);
+        v += added;
     }
     store(i, activate(v));
 }

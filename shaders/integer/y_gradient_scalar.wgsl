@@ -7,8 +7,12 @@ fn stored_zero() -> f32 {
     return x_state[0].w;
 }
 
+fn residual_of(row: u32, column: u32, group: u32, split: u32) -> vec4<f32> {
+    return vec4<f32>();
+}
+
 // Stores the sums of columns `column`..`column + 4`; there is one group.
-fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
+fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>, added: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
         if row < p.m && column + j < p.n {
             y[(split * p.m + row) * p.n + column + j] = x_state[0].x * sums[j];

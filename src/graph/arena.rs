@@ -8,13 +8,14 @@ use super::plan::Slice;
 use super::{Links, Values};
 use crate::Result;
 use crate::gpu::{Gpu, ReadBack};
-use crate::tensor::{Host, TensorType};
+use crate::tensor::{DType, Host, TensorType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wgpu::{Buffer, BufferUsages};
 
-/// Tensors begin at multiples of this many bytes: what every device allows as an offset of a binding.
-const ALIGN: usize = 256;
+/// Tensors begin at multiples of this many bytes: half of it, where a copy in f16 has them, is what every device allows as an
+/// offset of a binding.
+const ALIGN: usize = 512;
 
 /// Which tensor lies where in an arena, in the order of their names.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,9 +37,15 @@ impl Layout {
         layout
     }
 
-    /// Bytes of an arena of this layout: a multiple of 256.
+    /// Bytes of an arena of this layout: a multiple of 512, or of 256 when it is [`Layout::in_halves`].
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The same tensors in f16, each where it lies in this layout when counted in elements.
+    pub fn in_halves(&self) -> Self {
+        let half = |(name, &(offset, ty)): (&String, &(usize, TensorType))| (name.clone(), (offset / 2, ty.with_dtype(DType::F16)));
+        Self { places: self.places.iter().map(half).collect(), bytes: self.bytes / 2 }
     }
 
     /// Whether there is a tensor of this name.

@@ -1,7 +1,7 @@
 //! The reverse walk: gradient nodes appended to the graph that they differentiate.
 
 use super::{Graph, Io, Var};
-use crate::kernels::binary;
+use crate::kernels::{binary, unary};
 use crate::tensor::{DType, Host, TensorType};
 use std::collections::{HashMap, HashSet};
 
@@ -56,12 +56,13 @@ impl Walk {
     fn add(&mut self, graph: &mut Graph, var: Var, gradient: Var) {
         let root = graph.root(var);
         let (ty, found) = (graph.ty(var), graph.ty(gradient));
-        let fits = if ty.dtype == DType::I8 { found.dtype.is_float() && found.shape == ty.shape } else { found == ty };
+        let fits =
+            found == ty || (found.shape == ty.shape && (found.dtype == DType::F32 || ty.dtype == DType::I8 && found.dtype.is_float()));
         assert!(fits, "a gradient of {ty} cannot be {found}");
         let shape = graph.shape(root);
         let gradient = graph.reshape(gradient, shape.dims());
         let sum = match self.gradients.get(&root) {
-            Some(&known) => binary::add(graph, known, gradient),
+            Some(&known) => add(graph, known, gradient),
             None => gradient,
         };
         self.gradients.insert(root, sum);
@@ -92,6 +93,13 @@ impl Walk {
             }
         }
     }
+}
+
+/// The sum of two gradients, in f32 when one of them is.
+fn add(graph: &mut Graph, a: Var, b: Var) -> Var {
+    let to = if graph.ty(a).dtype == graph.ty(b).dtype { graph.ty(a).dtype } else { DType::F32 };
+    let [a, b] = [a, b].map(|v| unary::cast(graph, v, to));
+    binary::add(graph, a, b)
 }
 
 #[cfg(test)]

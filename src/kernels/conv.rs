@@ -143,9 +143,8 @@ impl Op for Conv2d {
         let (x, w) = (io.inputs[0], io.inputs[1]);
         let [_, height, width, _] = g.shape(x).bhwc();
         let [n, kh, kw, _] = g.shape(w).bhwc();
-        let to = g.ty(w).dtype;
         let d_x = wanted[0].then(|| image_gradient(g, d_y, w, self.window, [height, width]));
-        let d_w = wanted[1].then(|| weight_gradient(g, d_y, x, self.window, [kh, kw], to));
+        let d_w = wanted[1].then(|| weight_gradient(g, d_y, x, self.window, [kh, kw]));
         let d_bias = wanted.get(2).map(|&wanted| {
             wanted.then(|| {
                 let rows = g.shape(d_y).rows();

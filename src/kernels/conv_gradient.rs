@@ -184,14 +184,13 @@ pub(crate) fn image_gradient(g: &mut Graph, d_y: Var, w: Var, window: Window, ex
     g.apply(ConvImageGradient { window, extent }, &[d_y, w])
 }
 
-/// `d_w` of a convolution, as `[N, kh, kw, C]` in the type `to`.
-pub(crate) fn weight_gradient(g: &mut Graph, d_y: Var, x: Var, window: Window, kernel: [usize; 2], to: DType) -> Var {
+/// `d_w` of a convolution, as f32 `[N, kh, kw, C]`.
+pub(crate) fn weight_gradient(g: &mut Graph, d_y: Var, x: Var, window: Window, kernel: [usize; 2]) -> Var {
     let ([b, h, w, n], c) = (g.shape(d_y).bhwc(), g.shape(x).last());
     let [kh, kw] = kernel;
     let splits = gemm::splits(n, kh * kw * c, b * h * w);
     let parts = g.apply(ConvWeightGradient { window, kernel, splits }, &[d_y, x]);
-    let d_w = add_parts(g, parts, &[n, kh, kw, c], DType::F32);
-    super::unary::cast(g, d_w, to)
+    add_parts(g, parts, &[n, kh, kw, c], DType::F32)
 }
 
 /// Cases of the op table: image `[B, H, W, C]`, kernel `[N, kh, kw]`, window, parts of d_w.

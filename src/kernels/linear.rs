@@ -83,7 +83,7 @@ impl Op for Linear {
         });
         let d_w = wanted[1].then(|| {
             let x = g.reshape(x, [rows, k]);
-            matmul(g, d_y, x, [Layout::Columns, Layout::Columns], w_type.dtype)
+            matmul(g, d_y, x, [Layout::Columns, Layout::Columns], DType::F32)
         });
         let d_bias = wanted.get(2).map(|&wanted| wanted.then(|| reduce::column_sums(g, d_y, DType::F32)));
         [d_x, d_w].into_iter().chain(d_bias).collect()

@@ -7,8 +7,9 @@ use super::optimizer::{Optimizer, OptimizerOptions, Update};
 use crate::Result;
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
-use crate::graph::{Arena, Layout, Links, MemoryReport, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::graph::{Arena, Halves, Layout, Links, MemoryReport, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
 use crate::models::{BatchSize, ModelConfig};
+use crate::nn::Precision;
 use crate::tensor::{DType, Host, TensorType};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,6 +66,8 @@ pub struct Trainer {
     constants: Params,
     weights: Arena,
     gradients: Arena,
+    /// The weights in the element type that the network computes in, if it is another.
+    halves: Option<Halves>,
     optimizer: Option<Optimizer>,
     optimizer_options: OptimizerOptions,
     scratch: Scratch,
@@ -104,7 +107,9 @@ impl Trainer {
         let groups = Groups::new(&options.groups, &built.specs)?.with_gradient(|name| built.trained.contains_key(name));
         let weights = Arena::new(gpu, "weights", groups.layout())?;
         weights.write(gpu, &start);
+        let halves = (options.step.precision == Precision::F16).then(|| Halves::new(gpu, groups.layout())).transpose()?;
         Ok(Self {
+            halves,
             gpu: gpu.clone(),
             config,
             options: options.step,
@@ -151,10 +156,12 @@ impl Trainer {
         if self.optimizer.is_none() {
             self.optimizer = Some(self.optimizer(shape)?);
         }
+        let graph = Halves::share(&folded.graph, &layout);
         let mut links = self.weights.links("");
+        links.extend(self.halves.iter().flat_map(|halves| halves.links(&self.weights)));
         links.extend(self.gradients.links(GRADIENT));
         links.extend(self.optimizer.iter().flat_map(Optimizer::links));
-        let plan = self.compile(&folded.graph, &links)?;
+        let plan = self.compile(&graph, &links)?;
         let report = plan.memory();
         self.programs.push((size, Program { plan, shape }));
         Ok(report)
@@ -237,6 +244,7 @@ impl Trainer {
         plan.write("pixel_mask", &batch.batch.mask);
         plan.write("seed", &Host::u32([1], vec![seed]));
         plan.run_segment(0)?;
+        let rest = plan.encode_segment(1);
         let written = start.elapsed();
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
@@ -247,7 +255,7 @@ impl Trainer {
         }
         let matched = start.elapsed();
         plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
-        plan.run_segment(1)?;
+        plan.submit(rest)?;
         optimizer.collect(is_first)?;
         let submitted = start.elapsed() - matched;
         times.forward += forward;
@@ -310,9 +318,10 @@ impl Trainer {
     pub fn memory(&self) -> BTreeMap<&'static str, usize> {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
+        let weights = arena + self.halves.as_ref().map_or(0, Halves::bytes);
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
-        BTreeMap::from([("weights", arena), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
+        BTreeMap::from([("weights", weights), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
     }
 }
 

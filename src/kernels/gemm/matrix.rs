@@ -8,20 +8,20 @@ use crate::wgsl;
 /// Workgroups that keep a large GPU busy: one for each of some 130 processors.
 const BUSY: usize = 130;
 
-/// A kernel: its file, its tile, and the results of one subgroup along each side.
+/// A kernel: its file, its tile, and the results of one subgroup.
 #[derive(Clone, Copy)]
 struct Variant {
     source: Source,
     tile: Tile,
-    subgroup: usize,
+    subgroup: Tile,
 }
 
-const LARGE: Variant = Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroup: 64 };
-const SMALL: Variant = Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroup: 32 };
+const LARGE: Variant = Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroup: Tile { m: 64, n: 32 } };
+const SMALL: Variant = Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroup: Tile { m: 32, n: 32 } };
 
 impl Variant {
     fn lanes(self) -> usize {
-        32 * (self.tile.m / self.subgroup) * (self.tile.n / self.subgroup)
+        32 * (self.tile.m / self.subgroup.m) * (self.tile.n / self.subgroup.n)
     }
 }
 
@@ -31,16 +31,31 @@ struct Staging {
     across: bool,
 }
 
-/// The kernels for a product on this device, best first; none where it has no cooperative matrices, or an operand cannot be
-/// loaded eight elements at a time.
+/// The kernels for a product of halves on this device, best first; none where it has no cooperative matrices, or an operand
+/// cannot be loaded eight elements at a time.
 pub(super) fn kernels(product: &Product, device: &Capabilities) -> Vec<Dispatch> {
-    if !device.allows(Tier::Matrix) || product.types[..2] != [DType::F16; 2] {
+    if product.types[..2] != [DType::F16; 2] {
         return Vec::new();
     }
-    let Some(staging) = staging(product) else { return Vec::new() };
+    let halves = [wgsl!("gemm/raw_x_halves.wgsl"), wgsl!("gemm/raw_w_halves.wgsl")];
+    variants(product, device, halves, |dispatch, tile| product.surround(dispatch, tile))
+}
+
+/// The same for operands whose elements the pieces `raw` make halves of; `finish` adds parameters and results.
+pub(crate) fn variants(
+    product: &Product,
+    device: &Capabilities,
+    raw: [Source; 2],
+    finish: impl Fn(Dispatch, Tile) -> Dispatch,
+) -> Vec<Dispatch> {
+    let Some(staging) = staging(product).filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
     let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
     let order = if fills { [LARGE, SMALL] } else { [SMALL, LARGE] };
-    order.into_iter().map(|variant| kernel(product, variant, &staging)).collect()
+    let kernel = |variant: Variant| {
+        let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
+        finish(dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
+    };
+    order.into_iter().map(kernel).collect()
 }
 
 /// How both operands are staged, if they can be.
@@ -64,8 +79,9 @@ fn staging(product: &Product) -> Option<[Staging; 2]> {
     Some([x?, w?])
 }
 
-fn kernel(product: &Product, variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
+fn kernel(variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
     let mut dispatch = Dispatch::new(variant.source, 2).tier(Tier::Matrix).constant("LANES", variant.lanes());
+    dispatch.f16 = true;
     dispatch = dispatch.constant("TILE_M", variant.tile.m).constant("TILE_N", variant.tile.n).constant("SLICE_K", SLICE_K);
     for (operand, staging, extent) in [("X", x, variant.tile.m), ("W", w, variant.tile.n)] {
         let (staged, chunks) = if staging.across { (SLICE_K, extent / 8) } else { (extent, SLICE_K / 8) };
@@ -74,10 +90,8 @@ fn kernel(product: &Product, variant: Variant, [x, w]: &[Staging; 2]) -> Dispatc
             .flag(&format!("{operand}_ACROSS"), staging.across)
             .constant(&format!("STAGED_{operand}"), staged)
             .constant(&format!("CHUNKS_{operand}"), chunks)
-            .constant(&format!("ROWS_{operand}"), rows);
+            .constant(&format!("ROWS_{operand}"), rows)
+            .part(staging.load);
     }
-    dispatch.f16 = true;
-    let raw = [wgsl!("gemm/raw_x_halves.wgsl"), wgsl!("gemm/raw_w_halves.wgsl")];
-    let dispatch = raw.into_iter().fold(dispatch, Dispatch::part);
-    product.finish(dispatch, variant.tile, x.load, w.load).part(wgsl!("gemm/slices.wgsl"))
+    dispatch
 }

@@ -4,7 +4,7 @@
 //! a matrix, the window of an output pixel (implicit GEMM, nothing is unfolded in memory), the output pixels that an image
 //! pixel contributed to. Each way is a WGSL piece that the kernel is composed with.
 
-mod matrix;
+pub(crate) mod matrix;
 
 use super::epilogue::Epilogue;
 use crate::gpu::{Capabilities, Dispatch, Words, shader::Source};
@@ -114,11 +114,11 @@ impl Product {
             .element("element_x", self.types[0])
             .element("element_w", self.types[1]);
         let (x, w) = self.pieces();
-        self.finish(dispatch, tile, x, w)
+        self.surround(dispatch.part(x).part(w), tile)
     }
 
-    /// The pieces of parameters, operands and results, the parameters themselves and the grid.
-    fn finish(&self, dispatch: Dispatch, tile: Tile, x: Source, w: Source) -> Dispatch {
+    /// The pieces of parameters and results, the parameters themselves and the grid.
+    fn surround(&self, dispatch: Dispatch, tile: Tile) -> Dispatch {
         let params = match self.operands {
             Operands::Matrices(..) => wgsl!("gemm/params_rows.wgsl"),
             Operands::Windows(_) => wgsl!("gemm/params_windows.wgsl"),
@@ -126,8 +126,7 @@ impl Product {
             Operands::Unfolded(_) => wgsl!("gemm/params_unfolded.wgsl"),
         };
         let y = if self.n.is_multiple_of(4) { wgsl!("gemm/y_rows.wgsl") } else { wgsl!("gemm/y_rows_scalar.wgsl") };
-        let dispatch = self.epilogue.constants(dispatch.element("element_y", self.types[2]));
-        let dispatch = dispatch.part(params).part(x).part(w).part(y);
+        let dispatch = self.epilogue.constants(dispatch.element("element_y", self.types[2])).part(params).part(y);
         let [scale, shift, residual] = self.epilogue.bindings(2);
         dispatch.params(self.params(tile)).bind([0, 1, scale, shift, residual]).over_groups(self.tiles(tile))
     }
@@ -168,7 +167,7 @@ impl Product {
 
     pub(crate) fn params(&self, tile: Tile) -> Words {
         let tiles = [self.m.div_ceil(tile.m), self.n.div_ceil(tile.n)];
-        let common = [self.m, self.n, self.k, tiles[0], tiles[1], self.groups, self.split_k()];
+        let common = [self.m, self.n, self.k, tiles[0], tiles[1], self.groups, self.split_k(), self.splits];
         match self.operands {
             Operands::Matrices(..) => Words::of(common),
             Operands::Windows(w) => {

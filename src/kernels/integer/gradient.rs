@@ -38,25 +38,36 @@ impl IntegerWeightGradient {
     }
 
     fn tiled(product: &Product, (tile, each): (gemm::Tile, usize)) -> Dispatch {
-        let four = product.n.is_multiple_of(4);
-        let params = match product.operands {
-            Operands::Unfolded(_) => wgsl!("gemm/params_unfolded.wgsl"),
-            _ => wgsl!("gemm/params_rows.wgsl"),
-        };
-        let y = if four { wgsl!("integer/y_gradient.wgsl") } else { wgsl!("integer/y_gradient_scalar.wgsl") };
-        Dispatch::new(wgsl!("gemm/tiled.wgsl"), 3)
+        let dispatch = Dispatch::new(wgsl!("gemm/tiled.wgsl"), 3)
             .constant("TILE_M", tile.m)
             .constant("TILE_N", tile.n)
             .constant("TILE_K", gemm::TILE_K)
             .constant("ROWS", each)
             .constant("COLUMNS", each)
             .element("element_x", product.types[0])
-            .part(params)
             .part(product.pieces().0)
-            .part(codes_piece(product))
-            .part(y)
-            .params(product.params(tile))
-            .over_groups(product.tiles(tile))
+            .part(codes_piece(product));
+        Self::surround(product, dispatch, tile)
+    }
+
+    /// The kernels for cooperative matrices, which take d_y in f16 and the exact differences of the codes.
+    fn matrix(product: &Product, device: &Capabilities) -> Vec<Dispatch> {
+        if product.types[0] != DType::F16 {
+            return Vec::new();
+        }
+        let raw = [wgsl!("gemm/raw_x_halves.wgsl"), wgsl!("integer/raw_w_differences.wgsl")];
+        gemm::matrix::variants(product, device, raw, |dispatch, tile| Self::surround(product, dispatch.bind([0, 1, 2]), tile))
+    }
+
+    /// The pieces of parameters and results, the parameters themselves and the grid.
+    fn surround(product: &Product, dispatch: Dispatch, tile: gemm::Tile) -> Dispatch {
+        let params = match product.operands {
+            Operands::Unfolded(_) => wgsl!("gemm/params_unfolded.wgsl"),
+            _ => wgsl!("gemm/params_rows.wgsl"),
+        };
+        let four = product.n.is_multiple_of(4);
+        let y = if four { wgsl!("integer/y_gradient.wgsl") } else { wgsl!("integer/y_gradient_scalar.wgsl") };
+        dispatch.part(params).part(y).params(product.params(tile)).over_groups(product.tiles(tile))
     }
 }
 
@@ -107,10 +118,12 @@ impl Op for IntegerWeightGradient {
         vec![Host::from_f32(outputs[0], sums.to_f32().iter().map(|s| state[0] * s).collect())]
     }
 
-    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
         let product = self.of_floats().geometry(inputs);
         let order = if product.tiles(TILES[0].0) >= gemm::BUSY { [0, 1] } else { [1, 0] };
-        order.map(|i| Self::tiled(&product, TILES[i])).into()
+        let mut kernels = Self::matrix(&product, device);
+        kernels.extend(order.map(|i| Self::tiled(&product, TILES[i])));
+        kernels
     }
 
     fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {

@@ -7,7 +7,7 @@
 use super::Arithmetic;
 use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Tier};
-use crate::kernels::gemm::{BUSY, Operands, Product, TILE_K, TILES, Tile};
+use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
 use crate::wgsl;
 
 /// A tile of the packed kernel: its extents, the rows and columns that an invocation computes, and the words of a slice.
@@ -46,7 +46,7 @@ pub(super) struct IntegerProduct {
 impl IntegerProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let mut kernels = Vec::new();
+        let mut kernels = self.matrix(device);
         if device.allows(Tier::Packed) {
             let best = self.best_packed();
             kernels.push(self.packed(best));
@@ -70,6 +70,20 @@ impl IntegerProduct {
     fn best_packed(&self) -> PackedTile {
         let suits = |t: &PackedTile| self.geometry.tiles(t.tile) >= BUSY && self.fills(t.tile);
         PACKED.into_iter().find(suits).unwrap_or(PACKED[PACKED.len() - 1])
+    }
+
+    /// The kernels for cooperative matrices, which have no room to add up exact parts.
+    fn matrix(&self, device: &Capabilities) -> Vec<Dispatch> {
+        let Product { n, k, .. } = self.geometry;
+        if k > self.arithmetic.bits.exact_terms() || !n.is_multiple_of(4) {
+            return Vec::new();
+        }
+        let codes = [wgsl!("integer/raw_x_codes.wgsl"), wgsl!("integer/raw_w_codes.wgsl")];
+        gemm::matrix::variants(&self.geometry, device, codes, |dispatch, tile| {
+            let dispatch = self.place(dispatch, tile).part(wgsl!("integer/matrix_y.wgsl"));
+            let windows = matches!(self.geometry.operands, Operands::Windows(_));
+            if windows { dispatch.part(wgsl!("integer/outside.wgsl")) } else { dispatch }
+        })
     }
 
     fn portable(&self, (tile, each): (Tile, usize)) -> Dispatch {
