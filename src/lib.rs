@@ -20,6 +20,7 @@
 //! | [`gpu`] | all that speaks wgpu and knows nothing of networks: device choice, capabilities, shader composition, pipelines |
 //! | [`graph`] | the graph, the op contract, the reverse walk, folding and fusing, the memory plan, plans, the checkers |
 //! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
+//! | [`quant`] | quantizers before they are graphs: bits, granularity, where step sizes start, packed codes |
 //! | [`nn`] | layers: scoped parameters with PyTorch's names, and their initialization |
 //! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them |
 //! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own |
@@ -42,7 +43,7 @@
 //!
 //! - Channels last: activations `[B, H, W, C]` and `[B, L, C]`, linear weights `[out, in]`, convolution weights
 //!   `[out, kh, kw, in / groups]`. PyTorch's layouts exist only inside [`weights`].
-//! - Tensors are contiguous, of rank 1 to 4, in `f32`, `f16` or `u32`. A reshape is free; nothing has strides.
+//! - Tensors are contiguous, of rank 1 to 4, in `f32`, `f16`, `u32` or, for codes, `i8`. A reshape is free; nothing has strides.
 //! - One node is one kernel launch. What a gradient needs of the forward is one of its outputs. `d_x` is the gradient of `x`.
 //! - Every reduction has a fixed order: results repeat to the bit on one device.
 //! - Masks are large finite negatives; nothing relies on NaN or infinity in a shader.
@@ -69,6 +70,7 @@ pub mod graph;
 pub mod kernels;
 pub mod models;
 pub mod nn;
+pub mod quant;
 pub mod rng;
 pub mod tensor;
 pub mod train;

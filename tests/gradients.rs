@@ -67,6 +67,8 @@ const WITHOUT: &[(&str, &str)] = &[
     ("integer_weight_gradient", "backward"),
     ("layer_norm_backward", "backward"),
     ("matmul", "backward"),
+    ("integer_mix", "of integers; head_codes.rs compares with the gradients of the values"),
+    ("integer_scores", "as integer_mix"),
     ("mask_extent", "of integers"),
     ("mask_resize", "of integers"),
     ("max_pool_backward", "backward"),

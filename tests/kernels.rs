@@ -51,6 +51,7 @@ families!(
     conv_gradient,
     depthwise,
     dropout,
+    head_codes,
     heads,
     integer,
     layer_norm,

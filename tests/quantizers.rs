@@ -1,4 +1,5 @@
-//! Quantizers against a second implementation, written from the formulas alone, and against properties that any must have.
+//! Quantizers against PyTorch's autograd, against a second implementation, written from the formulas alone, and against properties
+//! that any must have.
 //!
 //! Differences of the forward, with which `tests/gradients.rs` checks all other ops, say nothing here: a code is a step
 //! function, whose true derivative is 0 almost everywhere and whose straight-through gradient is another one by design.
@@ -11,7 +12,10 @@ use qdetr::graph::check::noise;
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, interpret};
 use qdetr::kernels::quantize::{ALPHA_MIN, Levels, dequantize, quantize, quantizer_state};
 use qdetr::kernels::{binary, reduce};
+use qdetr::quant::{Method, Quantizer, Sign};
+use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{DType, Host};
+use safetensors::{Dtype, SafeTensors};
 
 /// One quantizer's work, as the formulas say it, element by element in f64. Roundings to f32 that decide between codes
 /// are written out.
@@ -203,6 +207,59 @@ fn codes_in_f16_are_those_of_the_f32_they_are_read_as() {
         assert_eq!(found["codes"], run(&full).twins()["codes"]);
         assert_eq!(found["d_x"].dtype(), DType::F16);
     }
+}
+
+/// A tensor of the file that `tests/golden/quantizer.py` writes.
+fn golden(file: &SafeTensors<'_>, name: &str) -> Option<Host> {
+    let view = file.tensor(name).ok()?;
+    Some(match view.dtype() {
+        Dtype::F32 => Host::f32(view.shape(), bytemuck::pod_collect_to_vec(view.data())),
+        Dtype::I8 => Host::i8(view.shape(), bytemuck::pod_collect_to_vec(view.data())),
+        other => panic!("{name} is {other:?}"),
+    })
+}
+
+#[test]
+fn codes_values_and_gradients_are_those_of_pytorch() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/golden/quantizer.safetensors");
+    let bytes = std::fs::read(path).expect("the golden file; see assets/golden/README.md");
+    let file = SafeTensors::deserialize(&bytes).expect("the golden file");
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).expect("the golden file");
+    let cases = &metadata.metadata().as_ref().expect("metadata")["cases"];
+    let cases: serde_json::Map<String, serde_json::Value> = serde_json::from_str(cases).expect("cases as JSON");
+    assert!(cases.len() > 80, "only {} cases", cases.len());
+    for (case, attributes) in &cases {
+        let number = |name: &str| attributes[name].as_u64().expect("a number") as usize;
+        let get = |tensor: &str| golden(&file, &format!("{case}/{tensor}"));
+        let wanted = |tensor: &str| get(tensor).unwrap_or_else(|| panic!("{case} has no {tensor}"));
+        let levels = Levels::new(number("bits") as u32, attributes["signed"].as_bool().expect("a bool"));
+        let [x, alpha, d] = ["x", "alpha", "d"].map(wanted);
+        let zp = get("zp").unwrap_or_else(|| Host::zeros(alpha.ty()));
+        let run = Run { levels, inner: number("inner"), tensors: [&x, &alpha, &zp, &d] };
+        for (what, found) in [("twins", run.twins()), ("GPU", run.gpu())] {
+            for name in ["codes", "values", "d_x", "d_alpha", "d_zp"] {
+                let Some(expected) = get(name) else {
+                    assert!(name == "d_zp" && get("zp").is_none(), "{case} has no {name}");
+                    continue;
+                };
+                // Gradients of step sizes are sums whose terms cancel.
+                let largest = if name == "codes" { 0.0 } else { expected.to_f32().iter().fold(0f32, |a, v| a.max(v.abs())) };
+                let tolerance = Tolerance { absolute: 1e-5 * largest, relative: 1e-5 };
+                compare(&found[name], &expected, tolerance).unwrap_or_else(|e| panic!("{case}, {what}, {name}: {e}"));
+            }
+        }
+        check_start(case, levels, &x, &wanted("lsq_alpha"));
+    }
+}
+
+/// The step size that LSQ's rule starts from.
+fn check_start(case: &str, levels: Levels, x: &Host, expected: &Host) {
+    let sign = if levels.signed { Sign::Signed } else { Sign::Unsigned };
+    let quantizer = Quantizer { sign, ..Quantizer::activations(levels.bits, Method::Lsq) };
+    let steps = quantizer.start(x.shape(), &x.to_f32()).expect("finite data");
+    // Nothing but zeros starts from 1.
+    let expected = if expected.to_f32()[0] == 0.0 { 1.0 } else { expected.to_f32()[0] };
+    assert!((steps.alpha[0] / expected - 1.0).abs() < 1e-5, "{case}: starts from {}, PyTorch from {expected}", steps.alpha[0]);
 }
 
 proptest! {

@@ -1,6 +1,5 @@
 #import common/index.wgsl
 #import common/dropout.wgsl
-#import common/gaussian.wgsl
 #import common/transposed.wgsl
 
 // y[m, n] = scale * sum over k of left[m, k] * right[n, k], for every head of every image, in f32.
@@ -25,37 +24,7 @@ const STRIDE_M = TILE_M / 4u + 1u;
 const STRIDE_N = TILE_N / 4u + 1u;
 const BLOCKS_K = TILE_K / 4u;
 
-
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    tiles_m: u32,
-    tiles_n: u32,
-    batch: u32,
-    heads: u32,
-    left_batch: u32,
-    left_head: u32,
-    left_row: u32,
-    right_batch: u32,
-    right_head: u32,
-    right_row: u32,
-    y_batch: u32,
-    y_head: u32,
-    y_row: u32,
-    scale: f32,
-    salt: u32,
-    threshold: u32,
-    dropout_scale: f32,
-    columns: u32,
-    inverse_columns: f32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> seed: array<u32>;
-// [B, N, heads] each
-@group(0) @binding(4) var<storage, read> centre: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read> inverse_width: array<vec2<f32>>;
 
 var<workgroup> sh_left: array<vec4<f32>, TILE_K * STRIDE_M>;
 var<workgroup> sh_right: array<vec4<f32>, TILE_K * STRIDE_N>;
@@ -103,19 +72,6 @@ fn right_block(start: u32, n: u32, k: u32) -> mat4x4<f32> {
         return transposed(v[0], v[1], v[2], v[3]);
     }
     return mat4x4<f32>(v[0], v[1], v[2], v[3]);
-}
-
-// What the results [row, column .. column + 4] get added.
-fn prior(image: u32, row: u32, head: u32, column: u32) -> vec4<f32> {
-    let at = (image * p.m + row) * p.heads + head;
-    let c = centre[at];
-    let w = inverse_width[at];
-    return vec4<f32>(
-        gaussian(c, w, cell_of(column, p.columns, p.inverse_columns)),
-        gaussian(c, w, cell_of(column + 1u, p.columns, p.inverse_columns)),
-        gaussian(c, w, cell_of(column + 2u, p.columns, p.inverse_columns)),
-        gaussian(c, w, cell_of(column + 3u, p.columns, p.inverse_columns)),
-    );
 }
 
 @compute @workgroup_size(LANES)

@@ -1,4 +1,4 @@
-@group(0) @binding(6) var<storage, read_write> y: array<element_y>;
+@group(0) @binding(AT_Y) var<storage, read_write> y: array<element_y>;
 
 // Stores up to four neighbouring elements: the `valid` ones, at least one.
 fn write_y(at: u32, v: vec4<f32>, valid: u32) {

@@ -1,4 +1,4 @@
-@group(0) @binding(6) var<storage, read_write> y: array<element_y4>;
+@group(0) @binding(AT_Y) var<storage, read_write> y: array<element_y4>;
 
 // Stores four neighbouring elements; where there is one, there are four.
 fn write_y(at: u32, v: vec4<f32>, valid: u32) {

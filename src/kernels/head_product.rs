@@ -1,5 +1,5 @@
-//! The kernel behind the ops of [`heads`](super::heads): one tiled product `y[m, n] = scale · Σ_k left[m, k] · right[n, k]`
-//! for every head of every image, its operands described by strides.
+//! The kernels behind the ops of [`heads`](super::heads) and [`head_codes`](super::head_codes): one tiled product
+//! `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
 
 use super::dropout::Dropout;
 use crate::gpu::{Dispatch, Words};
@@ -9,6 +9,8 @@ use crate::wgsl;
 /// Workgroups that keep a large GPU busy.
 const BUSY: usize = 260;
 const TILE_K: usize = 16;
+/// Products of two differences of codes, of up to 255 each, whose sum f32 holds exactly: whole slices, at most 2^24 / 255².
+const PART: usize = 256;
 
 /// How a matrix of one head lies in a tensor.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +78,16 @@ struct Tile {
 impl HeadProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self) -> Vec<Dispatch> {
+        self.choices().map(|tile| self.tiled(tile)).into()
+    }
+
+    /// All kernels on operands of codes, whose states are inputs 2 and 3, best first.
+    pub(super) fn kernels_on_codes(&self) -> Vec<Dispatch> {
+        self.choices().map(|tile| self.tiled_on_codes(tile)).into()
+    }
+
+    /// Tiles, best first.
+    fn choices(&self) -> [Tile; 2] {
         // A narrow result, a head's channels, would leave a wide tile mostly empty.
         let (n, columns) = match self.extents[1] {
             ..=16 => (16, 4),
@@ -84,8 +96,7 @@ impl HeadProduct {
         };
         let large = Tile { m: 64, n, rows: if n == 16 { 4 } else { 8 }, columns };
         let small = Tile { m: 32, n, rows: 4, columns };
-        let order = if self.tiles(large) >= BUSY { [large, small] } else { [small, large] };
-        order.into_iter().map(|tile| self.tiled(tile)).collect()
+        if self.tiles(large) >= BUSY { [large, small] } else { [small, large] }
     }
 
     fn tiles(&self, tile: Tile) -> usize {
@@ -94,31 +105,54 @@ impl HeadProduct {
     }
 
     fn tiled(&self, tile: Tile) -> Dispatch {
-        let dispatch = Dispatch::new(wgsl!("heads/product.wgsl"), 2)
+        let dispatch = self
+            .place(Dispatch::new(wgsl!("heads/product.wgsl"), 2), tile)
             .element("element_left", self.left.dtype)
             .element("element_right", self.right.dtype)
+            .constant("AT_POINTS", 4)
+            .constant("AT_Y", 6)
+            .flag("LEFT_ALONG_K", self.left.along_k)
+            .flag("DROP_LEFT", matches!(self.extra, Extra::DropLeft(_)))
+            .flag("DROP_Y", matches!(self.extra, Extra::DropY(_)))
+            .part(if self.left.fours { wgsl!("heads/left_vec4.wgsl") } else { wgsl!("heads/left_scalar.wgsl") })
+            .part(if self.right.fours { wgsl!("heads/right_vec4.wgsl") } else { wgsl!("heads/right_scalar.wgsl") });
+        let extra_inputs = match self.extra {
+            Extra::Nothing => [0, 0, 0],
+            Extra::DropLeft(_) | Extra::DropY(_) => [2, 0, 0],
+            Extra::Prior(_) => [0, 2, 3],
+        };
+        dispatch.bind([&[0, 1], &extra_inputs[..]].concat())
+    }
+
+    fn tiled_on_codes(&self, tile: Tile) -> Dispatch {
+        debug_assert!(self.left.along_k && !matches!(self.extra, Extra::DropLeft(_) | Extra::DropY(_)));
+        self.place(Dispatch::new(wgsl!("heads/codes.wgsl"), 4), tile)
+            .constant("AT_POINTS", 5)
+            .constant("AT_Y", 7)
+            .constant("PART", PART)
+            .flag("IN_PARTS", self.extents[2] > PART)
+            .flag("LEFT_FOURS", self.left.fours)
+            .flag("RIGHT_FOURS", self.right.fours)
+            .bind(if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] })
+    }
+
+    /// Adds what the kernels share.
+    fn place(&self, dispatch: Dispatch, tile: Tile) -> Dispatch {
+        dispatch
             .element("element_y", self.y.dtype)
             .constant("TILE_M", tile.m)
             .constant("TILE_N", tile.n)
             .constant("TILE_K", TILE_K)
             .constant("ROWS", tile.rows)
             .constant("COLUMNS", tile.columns)
-            .flag("LEFT_ALONG_K", self.left.along_k)
             .flag("RIGHT_ALONG_K", self.right.along_k)
-            .flag("DROP_LEFT", matches!(self.extra, Extra::DropLeft(_)))
-            .flag("DROP_Y", matches!(self.extra, Extra::DropY(_)))
             .flag("PRIOR", matches!(self.extra, Extra::Prior(_)))
             .flag("HALF_Y", self.y.dtype == DType::F16)
-            .part(if self.left.fours { wgsl!("heads/left_vec4.wgsl") } else { wgsl!("heads/left_scalar.wgsl") })
-            .part(if self.right.fours { wgsl!("heads/right_vec4.wgsl") } else { wgsl!("heads/right_scalar.wgsl") })
-            .part(if self.y.fours { wgsl!("heads/y_vec4.wgsl") } else { wgsl!("heads/y_scalar.wgsl") });
-        let extra_inputs = match self.extra {
-            Extra::Nothing => [0, 0, 0],
-            Extra::DropLeft(_) | Extra::DropY(_) => [2, 0, 0],
-            Extra::Prior(_) => [0, 2, 3],
-        };
-        let inputs = [&[0, 1], &extra_inputs[..]].concat();
-        dispatch.bind(inputs).params(self.params(tile)).over_groups(self.tiles(tile))
+            .part(wgsl!("heads/params.wgsl"))
+            .part(wgsl!("heads/prior.wgsl"))
+            .part(if self.y.fours { wgsl!("heads/y_vec4.wgsl") } else { wgsl!("heads/y_scalar.wgsl") })
+            .params(self.params(tile))
+            .over_groups(self.tiles(tile))
     }
 
     fn params(&self, tile: Tile) -> Words {

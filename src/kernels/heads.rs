@@ -57,7 +57,7 @@ pub struct Mix {
 }
 
 impl Scores {
-    fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> HeadProduct {
+    pub(super) fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> HeadProduct {
         let ([batch, n, channels], [_, s, _]) = (inputs[0].shape.blc(), inputs[1].shape.blc());
         HeadProduct {
             batch,
@@ -154,7 +154,7 @@ impl Op for Scores {
 }
 
 impl Mix {
-    fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> HeadProduct {
+    pub(super) fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> HeadProduct {
         let [batch, heads, n, s] = inputs[0].shape.bhwc();
         let [_, _, channels] = inputs[1].shape.blc();
         let (m, k) = if self.transposed { (s, n) } else { (n, s) };
@@ -249,7 +249,8 @@ pub fn scores_with_prior(g: &mut Graph, [q, k]: [Var; 2], heads: usize, columns:
     g.apply(Scores { heads, scale: scale(g, q, heads), behind: Behind::Prior(columns) }, &[q, k, centre, inverse_width])
 }
 
-fn scale(g: &Graph, q: Var, heads: usize) -> f32 {
+/// `1 / √d`
+pub(super) fn scale(g: &Graph, q: Var, heads: usize) -> f32 {
     1.0 / ((g.shape(q).last() / heads.max(1)) as f32).sqrt()
 }
 

@@ -13,6 +13,7 @@ pub mod depthwise_backward;
 pub mod dropout;
 pub mod epilogue;
 mod gemm;
+pub mod head_codes;
 mod head_product;
 pub mod heads;
 pub mod integer;
@@ -46,6 +47,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "conv_gradient", cases: conv_gradient::cases },
     Family { name: "depthwise", cases: depthwise::cases },
     Family { name: "dropout", cases: dropout::cases },
+    Family { name: "head_codes", cases: head_codes::cases },
     Family { name: "heads", cases: heads::cases },
     Family { name: "integer", cases: integer::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
