@@ -125,7 +125,7 @@ impl Op for ConvImageGradient {
 }
 
 impl ConvWeightGradient {
-    fn product(self, inputs: &[TensorType]) -> Product {
+    pub(crate) fn product(self, inputs: &[TensorType]) -> Product {
         let [b, height, width, c] = inputs[1].shape.bhwc();
         let [same, out_height, out_width, n] = inputs[0].shape.bhwc();
         assert_eq!(b, same, "conv gradient: d_y and x are of different batches: {}", ids(inputs));

@@ -158,7 +158,7 @@ impl Product {
     }
 
     /// The pieces that load the operands of the portable kernel, four elements at a time where they are aligned.
-    fn pieces(&self) -> (Source, Source) {
+    pub(crate) fn pieces(&self) -> (Source, Source) {
         let four = |extent: usize| extent.is_multiple_of(4);
         match self.operands {
             Operands::Matrices(x, w) => {

@@ -29,7 +29,7 @@ pub struct Matmul {
 }
 
 impl Matmul {
-    fn product(self, inputs: &[TensorType]) -> Product {
+    pub(crate) fn product(self, inputs: &[TensorType]) -> Product {
         let extents = |i: usize| match (self.layouts[i], inputs[i].shape.dims()) {
             (Layout::Rows, &[outer, k]) => (outer, k),
             (Layout::Columns, &[k, outer]) => (outer, k),

@@ -1,12 +1,15 @@
 //! Convolutions on codes, channels last, as implicit GEMM: x i8 `[B, H, W, C]` and w i8 `[N, kh, kw, C]` to floats
 //! `[B, H', W', N]`. Outside of the image stands the stored zero of x. One group.
 
+use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
+use super::scale::shift_gradients;
 use super::{Arithmetic, test_arithmetic, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
-use crate::graph::{Op, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::kernels::conv::{Conv2d, Window, unfold};
+use crate::kernels::conv_gradient::image_gradient;
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, Shape, TensorType};
 use rayon::prelude::*;
@@ -71,6 +74,18 @@ impl Op for IntegerConv {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
         self.product(inputs, outputs).kernels(device)
+    }
+
+    fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        assert_plain(self.name(), self.arithmetic);
+        let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
+        let ([_, height, width, _], [_, kh, kw, _]) = (g.shape(io.inputs[0]).bhwc(), g.shape(io.inputs[1]).bhwc());
+        let d_x = wanted[0].then(|| {
+            let w = weight_values(g, d_y, io);
+            image_gradient(g, d_y, w, self.window, [height, width])
+        });
+        let d_w = wanted[1].then(|| weight_gradient(g, d_y, io, Some((self.window, [kh, kw]))));
+        [d_x, d_w].into_iter().chain(shift_gradients(g, self.arithmetic, d_y, wanted)).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -2,12 +2,17 @@
 //! stands the stored zero of x. Bound by memory, like the one on floats; portable for every device.
 
 use super::conv::result_shape;
+use super::gradient::{assert_plain, weight_values};
+use super::scale::shift_gradients;
 use super::{Arithmetic, test_arithmetic, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::Case;
-use crate::graph::{Op, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::kernels::conv::{Window, unfold};
 use crate::kernels::depthwise::{ENOUGH_INVOCATIONS, GROUP};
+use crate::kernels::depthwise_backward::{DepthwiseInputGradient, DepthwiseWeightGradient};
+use crate::kernels::quantize::dequantize;
+use crate::kernels::reduce;
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
@@ -72,6 +77,24 @@ impl Op for IntegerDepthwise {
             .params(Words::of(sizes))
             .over_items(n, GROUP);
         vec![self.arithmetic.finish(dispatch, c, kernel_height * kernel_width, true)]
+    }
+
+    fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        assert_plain(self.name(), self.arithmetic);
+        let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
+        let ([_, height, width, _], [_, kh, kw, _]) = (g.shape(io.inputs[0]).bhwc(), g.shape(io.inputs[1]).bhwc());
+        let d_x = wanted[0].then(|| {
+            let w = weight_values(g, d_y, io);
+            g.apply(DepthwiseInputGradient { window: self.window, size: [height, width] }, &[d_y, w])
+        });
+        let d_w = wanted[1].then(|| {
+            let (shape, to) = (g.shape(io.inputs[1]), g.ty(d_y).dtype);
+            let x = dequantize(g, io.inputs[0], io.inputs[Arithmetic::X_STATE], 1, to);
+            let parts = g.apply(DepthwiseWeightGradient { window: self.window, kernel: [kh, kw] }, &[x, d_y]);
+            let d_w = reduce::column_sums(g, parts, DType::F32);
+            g.reshape(d_w, shape.dims())
+        });
+        [d_x, d_w].into_iter().chain(shift_gradients(g, self.arithmetic, d_y, wanted)).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -1,11 +1,15 @@
 //! Linear layers on codes: x i8 `[.., K]` and w i8 `[N, K]` to floats `[.., N]`.
 
+use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
+use super::scale::shift_gradients;
 use super::{Arithmetic, SUMS, test_arithmetic, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
-use crate::graph::{Op, ids};
+use crate::graph::{Graph, Io, Op, Var, ids};
+use crate::kernels::gemm::Layout;
 use crate::kernels::linear::Linear;
+use crate::kernels::matmul::matmul;
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use rayon::prelude::*;
@@ -51,6 +55,25 @@ impl Op for IntegerLinear {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
         self.product(inputs, outputs).kernels(device)
+    }
+
+    fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
+        assert_plain(self.name(), self.arithmetic);
+        let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
+        let (x, n) = (g.shape(io.inputs[0]), g.shape(d_y).last());
+        let d_y = g.reshape(d_y, [x.rows(), n]);
+        let d_x = wanted[0].then(|| {
+            let w = weight_values(g, d_y, io);
+            let to = g.ty(d_y).dtype;
+            let d_x = matmul(g, d_y, w, [Layout::Rows, Layout::Columns], to);
+            g.reshape(d_x, x.dims())
+        });
+        let d_w = wanted[1].then(|| {
+            let rows = g.reshape(io.inputs[0], [x.rows(), x.last()]);
+            let io = Io { inputs: [&[rows], &io.inputs[1..]].concat(), outputs: Vec::new() };
+            weight_gradient(g, d_y, &io, None)
+        });
+        [d_x, d_w].into_iter().chain(shift_gradients(g, self.arithmetic, d_y, wanted)).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

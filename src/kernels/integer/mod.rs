@@ -16,22 +16,72 @@
 mod arithmetic;
 mod conv;
 mod depthwise;
+mod gradient;
 mod linear;
 mod product;
+mod scale;
 
 pub use arithmetic::{Arithmetic, Bits};
 pub use conv::IntegerConv;
 pub use depthwise::IntegerDepthwise;
+pub use gradient::IntegerWeightGradient;
 pub use linear::IntegerLinear;
+pub use scale::{IntegerNorm, IntegerScale};
 
 use crate::graph::check::{Case, noise};
+use crate::graph::{Graph, Var};
+use crate::kernels::conv::Window;
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::linear::epilogue_inputs;
 use crate::tensor::{DType, Host};
 
+/// A tensor of codes with the state of their quantizer.
+#[derive(Clone, Copy, Debug)]
+pub struct Codes {
+    /// i8.
+    pub codes: Var,
+    /// f32: `[1, 4]` of activations, `[N, 4]` of weights, whose stored zeros are 0.
+    pub state: Var,
+    /// Bits of a code.
+    pub bits: u32,
+}
+
+/// `x · wᵀ + bias` of what the codes stand for, in floats `to`: x `[.., K]`, w `[N, K]`, bias f32 `[N]`.
+#[track_caller]
+pub fn linear(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, to: DType) -> Var {
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerLinear { arithmetic }, inputs))
+}
+
+/// The convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[N, kh, kw, C]`, bias f32 `[N]`.
+#[track_caller]
+pub fn conv(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, window: Window, to: DType) -> Var {
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerConv { window, arithmetic }, inputs))
+}
+
+/// The depthwise convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[C, kh, kw, 1]`,
+/// bias f32 `[C]`.
+#[track_caller]
+pub fn depthwise(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, window: Window, to: DType) -> Var {
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerDepthwise { window, arithmetic }, inputs))
+}
+
+#[track_caller]
+fn product(
+    g: &mut Graph,
+    x: Codes,
+    w: Codes,
+    bias: Option<Var>,
+    to: DType,
+    apply: impl FnOnce(Arithmetic, &mut Graph, &[Var]) -> Var,
+) -> Var {
+    let [scale, shift] = scale::integer_scale(g, x.state, w.state, w.codes, bias);
+    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to };
+    apply(arithmetic, g, &[x.codes, w.codes, x.state, w.state, scale, shift])
+}
+
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [linear::cases(), conv::cases(), depthwise::cases()].concat()
+    [linear::cases(), conv::cases(), depthwise::cases(), scale::cases(), gradient::cases()].concat()
 }
 
 /// Codes of so many bits, all of them with the same chance.
