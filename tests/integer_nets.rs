@@ -204,7 +204,9 @@ fn fusing_changes_no_bit_where_no_norm_is_folded() {
     // In f16 a sum with a skip connection is rounded once less when it is fused: there only what is before it is compared, the
     // codes behind the second convolution.
     let before = graph.nodes().iter().filter(|n| n.op.name() == "quantize").nth(6).map(|n| n.outputs[0]);
-    ["codes", "trunk", "logits"].map(|name| graph.output(name, before.expect("a quantizer")));
+    for name in ["codes", "trunk", "logits"] {
+        graph.output(name, before.expect("a quantizer"));
+    }
     for (graph, values) in [Net::new(On::Codes, false, DType::F32).build(), (graph, values)] {
         let fused = fuse(&graph);
         assert!(count(&fused, "quantize") < count(&graph, "quantize"));
