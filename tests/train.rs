@@ -225,6 +225,49 @@ fn the_same_steps_give_the_same_bits() {
     assert!(one.0 != golden.start());
 }
 
+/// One image of a batch as a batch.
+fn single(whole: &TrainBatch, image: usize) -> TrainBatch {
+    let [_, height, width, channels] = whole.batch.pixels.shape().bhwc();
+    let part = |n: usize| image * n..(image + 1) * n;
+    let pixels = whole.batch.pixels.to_f32()[part(height * width * channels)].to_vec();
+    let batch = Batch {
+        pixels: Host::f32([1, height, width, channels], pixels),
+        mask: Host::u32([1, height, width], whole.batch.mask.as_u32()[part(height * width)].to_vec()),
+        original: whole.batch.original[part(1)].to_vec(),
+        resized: whole.batch.resized[part(1)].to_vec(),
+    };
+    TrainBatch { batch, targets: whole.targets[part(1)].to_vec(), ..whole.clone() }
+}
+
+#[test]
+fn batches_of_one_update_are_one_large_batch_where_they_have_as_many_objects() {
+    let golden = Golden::read();
+    let mut whole = golden.batch.clone();
+    whole.targets[1] = whole.targets[0].clone();
+    let mut large = trainer(&golden, [1e-4, 1e-5], 1e-4, 0.1);
+    let groups = GroupConfig::detr(&golden.config.backbone, [1e-4, 1e-5], 1e-4);
+    let optimizer = OptimizerOptions { accumulate: 2, ..OptimizerOptions::default() };
+    let options = TrainerOptions { step: OPTIONS, groups, optimizer };
+    let mut small = Trainer::new(gpu(), golden.config.clone(), golden.start(), options).expect("a trainer");
+    let parts = [single(&whole, 0), single(&whole, 1)];
+    // Twice: the second group of batches has to forget the first.
+    for step in 0..2 {
+        let update = Update { loss_scale: 1024.0, ..update(step) };
+        let expected = large.step(&whole, 0, update).expect("a step");
+        let found = small.step_of_group(&[(&parts[0], 0), (&parts[1], 0)], update).expect("a step");
+        assert!((found.losses.total / expected.losses.total - 1.0).abs() < 1e-5, "{found:?} {expected:?}");
+        let norms = [found.grad_norm, expected.grad_norm].map(|norm| norm.expect("a finite gradient"));
+        assert!((norms[0] / norms[1] - 1.0).abs() < 1e-4, "{norms:?}");
+    }
+    // The moments tell more of the gradients than parameters behind AdamW, which knows their signs above all.
+    let (found, expected) = (small.state().expect("state"), large.state().expect("state"));
+    let largest = |host: &Host| host.to_f32().iter().fold(0f32, |m, v| m.max(v.abs()));
+    for (name, expected) in expected.iter().filter(|(name, _)| name.starts_with("first.")) {
+        let tolerance = Tolerance { absolute: 1e-3 * largest(expected) + 1e-8, relative: 0.0 };
+        compare(&found[name], expected, tolerance).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
 /// Two pictures with coloured rectangles on grey, annotated.
 fn rectangles(folder: &Path) -> Dataset {
     let colours = [image::Rgb([220, 30, 30]), image::Rgb([30, 60, 220])];
@@ -339,9 +382,21 @@ fn a_run_ends_when_its_time_is_over_and_saves() {
 #[test]
 fn a_resumed_run_goes_on_to_the_same_bits() {
     let folder = tempfile::tempdir().expect("a folder");
-    let whole = job(folder.path(), 6);
+    resumes_to_the_same_bits(folder.path(), job(folder.path(), 6));
+}
+
+#[test]
+fn a_resumed_run_of_updates_from_several_batches_goes_on_to_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut job = job(folder.path(), 6);
+    (job.config.batch, job.config.accumulate, job.plain) = (1, 2, false);
+    resumes_to_the_same_bits(folder.path(), job);
+}
+
+/// Holds a run that was stopped behind 3 of 6 steps against one that was not.
+fn resumes_to_the_same_bits(folder: &Path, whole: Job) {
     let (expected, _) = losses(&whole);
-    let out = folder.path().join("stopped");
+    let out = folder.join("stopped");
     // A shorter run, within which the learning rates are the same, is the longer one stopped.
     let stopped = Job { out: out.clone(), config: TrainConfig { epochs: 3, ..whole.config.clone() }, ..whole.clone() };
     run(gpu(), &stopped, &mut |_| ()).expect("a run");

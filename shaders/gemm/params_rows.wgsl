@@ -1,3 +1,5 @@
+#import common/result.wgsl
+
 // The extents of a GEMM whose left operand is a matrix [m, k].
 
 struct Params {

@@ -1,3 +1,5 @@
+#import common/result.wgsl
+
 // The geometry of a convolution as a GEMM: row m is an output pixel, k runs over (ky, kx, channel).
 
 struct Params {

@@ -35,10 +35,10 @@ fn main(
     let split = group_and_split / p.groups;
     // The sums may be split over workgroups, each with a range of k and a result of its own.
     let first_k = split * p.split_k;
-    if first_k >= p.k {
+    if split > 0u && first_k >= k_of(group) {
         return;
     }
-    let last_k = min(first_k + p.split_k, p.k);
+    let last_k = min(first_k + p.split_k, k_of(group));
     // A lane loads a block of x, or of w, or one of each.
     let lane_w = lane - BLOCKS_M % LANES;
     let loads_x = lane < BLOCKS_M;

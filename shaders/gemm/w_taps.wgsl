@@ -1,16 +1,21 @@
 // The right operand of a convolution's gradient with respect to its image: weights [channels of d_y, taps, n], read with k
-// running over (tap, channel of d_y) and n, the channel of the image, contiguous and a multiple of 4.
+// running over (tap of the phase, channel of d_y) and n, the channel of the image, contiguous and a multiple of 4.
 
 @group(0) @binding(2) var<storage, read> w: array<element_w4>;
 
-fn load_w(column: u32, k: u32) -> vec4<f32> {
-    if column < p.n && k < p.k {
-        let tap = k / p.channels;
-        return vec4<f32>(w[(((k - tap * p.channels) * p.taps + tap) * p.n + column) / 4u]);
+fn load_w(column: u32, group: u32, k: u32) -> vec4<f32> {
+    let tap = tap_of(k, group);
+    if column < p.n && tap.valid {
+        return vec4<f32>(w[((tap.channel * (p.kernel_height * p.kernel_width) + tap.tap) * p.n + column) / 4u]);
     }
     return vec4<f32>();
 }
 
 fn block_w(column: u32, group: u32, k: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(load_w(column, k), load_w(column, k + 1u), load_w(column, k + 2u), load_w(column, k + 3u));
+    return mat4x4<f32>(
+        load_w(column, group, k),
+        load_w(column, group, k + 1u),
+        load_w(column, group, k + 2u),
+        load_w(column, group, k + 3u),
+    );
 }

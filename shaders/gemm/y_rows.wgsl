@@ -1,6 +1,6 @@
 #import common/epilogue.wgsl
 
-// The result [splits, m, groups * n], n a multiple of 4, after the epilogue.
+// The result, n a multiple of 4, after the epilogue.
 
 @group(0) @binding(3) var<storage, read> scale: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> shift: array<vec4<f32>>;
@@ -9,11 +9,11 @@
 
 // Stores the sums of columns `column`..`column + 4` of a group.
 fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
-    if row >= p.m || column >= p.n {
+    if column >= p.n || !is_stored(row, group) {
         return;
     }
-    let channel = (group * p.n + column) / 4u;
-    let i = (split * p.m + row) * (p.groups * p.n / 4u) + channel;
+    let channel = channel_of(column, group) / 4u;
+    let i = place_of_y(row, column, group, split) / 4u;
     var v = sums;
     if HAS_SCALE {
         v *= scale[channel];

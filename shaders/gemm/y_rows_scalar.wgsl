@@ -1,6 +1,6 @@
 #import common/epilogue.wgsl
 
-// The result [splits, m, groups * n], any n, after the epilogue.
+// The result, any n, after the epilogue.
 
 @group(0) @binding(3) var<storage, read> scale: array<f32>;
 @group(0) @binding(4) var<storage, read> shift: array<f32>;
@@ -9,15 +9,15 @@
 
 // Stores the sums of columns `column`..`column + 4` of a group.
 fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>) {
-    if row >= p.m {
+    if !is_stored(row, group) {
         return;
     }
     for (var j = 0u; j < 4u; j++) {
         if column + j >= p.n {
             return;
         }
-        let channel = group * p.n + column + j;
-        let i = (split * p.m + row) * (p.groups * p.n) + channel;
+        let channel = channel_of(column + j, group);
+        let i = place_of_y(row, column + j, group, split);
         var v = sums[j];
         if HAS_SCALE {
             v *= scale[channel];

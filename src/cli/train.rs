@@ -53,6 +53,9 @@ pub(crate) struct Train {
     /// Pictures in a batch
     #[arg(long)]
     batch: Option<usize>,
+    /// Batches whose mean gradient makes one step: a large batch in the memory of a small one
+    #[arg(long, value_name = "BATCHES")]
+    accumulate: Option<usize>,
     /// Size that pictures are made to fit
     #[arg(long, value_name = "HxW", value_parser = height_width)]
     size: Option<HeightWidth>,
@@ -144,6 +147,7 @@ impl Train {
         config.seed = self.seed.unwrap_or(config.seed);
         config.epochs = self.epochs.unwrap_or(config.epochs);
         config.batch = self.batch.unwrap_or(config.batch);
+        config.accumulate = self.accumulate.unwrap_or(config.accumulate);
         config.lr = self.lr.unwrap_or(config.lr);
         config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
         config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);

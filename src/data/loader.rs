@@ -25,6 +25,8 @@ const AHEAD: usize = 2;
 pub struct LoaderOptions {
     /// Pictures in a batch.
     pub batch: usize,
+    /// Batches that belong together: an epoch has whole groups of so many.
+    pub group: usize,
     /// The sizes that batches are padded to: the smallest that holds all of its pictures is taken. A picture that none holds is
     /// made smaller. One plan is compiled for each.
     pub buckets: Vec<Size>,
@@ -44,8 +46,10 @@ impl LoaderOptions {
     /// # Errors
     /// [`Error::Config`] for the first thing that cannot be.
     pub fn check(&self) -> Result<()> {
-        if self.batch == 0 || self.threads == 0 {
-            return Err(Error::Config(format!("batch is {} and threads {}; both must be at least 1", self.batch, self.threads)));
+        for (name, count) in [("batch", self.batch), ("group", self.group), ("threads", self.threads)] {
+            if count == 0 {
+                return Err(Error::Config(format!("`{name}` is 0; it must be at least 1")));
+            }
         }
         if self.buckets.is_empty() || self.buckets.iter().any(|b| b.width == 0 || b.height == 0) {
             return Err(Error::Config("training needs at least one image size, none of them empty".into()));
@@ -53,9 +57,9 @@ impl LoaderOptions {
         self.recipe.as_ref().map_or(Ok(()), Recipe::check)
     }
 
-    /// Steps in an epoch of a set of so many pictures: what does not fill a batch is left out, but one batch there always is.
+    /// Steps in an epoch of a set of so many pictures: what does not fill a group of batches is left out, but one there always is.
     pub fn steps(&self, pictures: usize) -> u64 {
-        (pictures / self.batch).max(1) as u64
+        ((pictures / (self.batch * self.group)).max(1) * self.group) as u64
     }
 }
 
@@ -263,6 +267,7 @@ mod tests {
         let recipe = SmallRecipe { shorter: 24, longer: 36, ..SmallRecipe::default() };
         LoaderOptions {
             batch: 2,
+            group: 1,
             buckets: vec![Size { width: 36, height: 24 }],
             recipe: Some(Recipe::Small(recipe)),
             seed: 5,
@@ -289,6 +294,15 @@ mod tests {
         assert!(one[3..].iter().zip(&take(&images, options(2), 3, 4)).all(|(a, b)| same(a, b)));
         assert_eq!(one.iter().map(|b| b.epoch).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2, 3]);
         assert!(!same(&one[0], &TrainBatch { epoch: 0, step: 0, ..one[2].clone() }), "epochs differ");
+    }
+
+    #[test]
+    fn an_epoch_has_whole_groups_of_batches() {
+        let steps = |group, pictures| LoaderOptions { group, ..options(1) }.steps(pictures);
+        assert_eq!((steps(1, 13), steps(3, 13), steps(3, 11), steps(3, 1)), (6, 6, 3, 3));
+        let folder = tempfile::tempdir().unwrap();
+        let batches = take(&images(folder.path(), 3), LoaderOptions { group: 2, ..options(2) }, 0, 3);
+        assert_eq!(batches.iter().map(|b| b.epoch).collect::<Vec<_>>(), [0, 0, 1], "three pictures fill one group of two pairs");
     }
 
     #[test]

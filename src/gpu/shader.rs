@@ -41,6 +41,7 @@ pub const COMMON: &[Source] = &[
     wgsl!("common/gaussian.wgsl"),
     wgsl!("common/reciprocal.wgsl"),
     wgsl!("common/reduce.wgsl"),
+    wgsl!("common/result.wgsl"),
     wgsl!("common/rounded.wgsl"),
     wgsl!("common/transposed.wgsl"),
 ];

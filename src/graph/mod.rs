@@ -28,7 +28,7 @@ pub use fuse::fuse;
 pub use interpret::{Values, interpret};
 pub use op::{Io, Op, ids};
 pub use params::Params;
-pub use plan::{Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
+pub use plan::{Encoded, Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
 pub use profile::StepTime;
 
 use crate::tensor::{Host, Shape, TensorType};

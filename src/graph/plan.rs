@@ -10,11 +10,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, Buffer, BufferBinding, BufferUsages, ComputePass};
+use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, Buffer, BufferBinding, BufferUsages, CommandBuffer, ComputePass};
 
 /// Words written behind every buffer of a guarded plan: a kernel that writes past its end destroys them.
 const GUARD_WORDS: usize = 64;
 const GUARD: u32 = 0xA5A5_5A5A;
+
+/// Kernel launches that are encoded and submitted together: enough to outlast what a submission costs.
+const STEPS_A_SUBMIT: usize = 96;
+
+/// A segment of a run that is encoded and not yet submitted.
+#[derive(Debug)]
+pub struct Encoded {
+    buffers: Vec<CommandBuffer>,
+    dispatches: usize,
+}
 
 /// How to compile a plan.
 #[derive(Clone, Copy, Debug, Default)]
@@ -199,8 +209,7 @@ impl Plan {
         }
     }
 
-    /// Submits one run: each segment's steps in one compute pass, then the copies of its outputs for [`Plan::read`].
-    /// Allocates and compiles nothing.
+    /// Submits one run: each segment's steps, then the copies of its outputs for [`Plan::read`]. Allocates and compiles nothing.
     ///
     /// # Errors
     /// A failure of the device since the last wait.
@@ -208,30 +217,58 @@ impl Plan {
         (0..self.segments.len()).try_for_each(|segment| self.run_segment(segment))
     }
 
-    /// Submits one segment of a run: see [`Graph::next_segment`].
+    /// Submits one segment of a run: see [`Graph::next_segment`]. In several parts, so that the device begins with the first
+    /// while the next is encoded.
     ///
     /// # Errors
     /// As [`Plan::run`].
     pub fn run_segment(&self, segment: usize) -> Result<()> {
+        self.parts(segment).try_for_each(|part| self.submit(Encoded { dispatches: part.len(), buffers: vec![self.encode(segment, part)] }))
+    }
+
+    /// Encodes a segment for [`Plan::submit`], while the device is busy with what was submitted before.
+    pub fn encode_segment(&self, segment: usize) -> Encoded {
+        let buffers = self.parts(segment).map(|part| self.encode(segment, part)).collect();
+        Encoded { buffers, dispatches: self.segments[segment].steps.len() }
+    }
+
+    /// Submits what was encoded.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn submit(&self, encoded: Encoded) -> Result<()> {
+        self.gpu.queue().submit(encoded.buffers);
+        self.gpu.counters().add_submit();
+        self.gpu.counters().add_dispatches(encoded.dispatches);
+        self.gpu.take_failure()
+    }
+
+    /// The steps of a segment in parts; at least one.
+    fn parts(&self, segment: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = self.segments[segment].steps.clone();
+        let count = (end - start).div_ceil(STEPS_A_SUBMIT).max(1);
+        (0..count).map(move |i| start + i * STEPS_A_SUBMIT..(start + (i + 1) * STEPS_A_SUBMIT).min(end))
+    }
+
+    /// Steps in one compute pass, then, behind the last of the segment, the copies of its outputs.
+    fn encode(&self, segment: usize, steps: Range<usize>) -> CommandBuffer {
         let segment = &self.segments[segment];
+        let is_last = steps.end == segment.steps.end;
         let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
-            for step in &self.steps[segment.steps.clone()] {
+            for step in &self.steps[steps] {
                 step.encode(&mut pass);
             }
         }
         let mut offset = 0;
-        for &(_, var) in &segment.outputs {
+        for &(_, var) in segment.outputs.iter().filter(|_| is_last) {
             let bytes = self.graph.ty(var).bytes() as u64;
             let slice = &self.buffers[&self.graph.storage(var)];
             encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset, segment.read_back.buffer(), offset, Some(bytes));
             offset += bytes;
         }
-        self.gpu.queue().submit([encoder.finish()]);
-        self.gpu.counters().add_submit();
-        self.gpu.counters().add_dispatches(segment.steps.len());
-        self.gpu.take_failure()
+        encoder.finish()
     }
 
     /// Waits for the last run and reads all outputs: one read-back for each segment that has outputs.

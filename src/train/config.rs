@@ -41,6 +41,9 @@ pub struct TrainConfig {
     /// Pictures in a batch.
     #[serde(default = "default::batch")]
     pub batch: usize,
+    /// Batches whose mean gradient makes one update: steps, epochs and schedules count updates.
+    #[serde(default = "default::accumulate")]
+    pub accumulate: usize,
     /// Epochs.
     #[serde(default = "default::epochs")]
     pub epochs: u64,
@@ -93,6 +96,10 @@ mod default {
 
     pub(super) fn batch() -> usize {
         16
+    }
+
+    pub(super) fn accumulate() -> usize {
+        1
     }
 
     pub(super) fn epochs() -> u64 {
@@ -210,7 +217,7 @@ impl TrainConfig {
 
     /// How parameters are updated.
     pub fn optimizer(&self) -> OptimizerOptions {
-        OptimizerOptions { clip: Some(self.clip as f32), average: self.average, ..OptimizerOptions::default() }
+        OptimizerOptions { clip: Some(self.clip as f32), average: self.average, accumulate: self.accumulate, ..OptimizerOptions::default() }
     }
 
     /// What a [`Trainer`](super::Trainer) wants to know.
@@ -256,6 +263,7 @@ mod tests {
         wrong("query_groups", |c| c.query_groups = 1000);
         wrong("dropout", |c| c.dropout = 1.0);
         wrong("batch", |c| c.batch = 0);
+        wrong("accumulate", |c| c.accumulate = 0);
         wrong("schedule", |c| c.schedule.decay = Decay::MultiStep { at: vec![0.5, 1.5], factor: 0.1 });
         wrong("average", |c| c.average = Some(1.0));
         wrong("sizes", |c| c.sizes = vec![(480, 0)]);

@@ -3,6 +3,7 @@
 //! Norm of the gradient, clipping by it, the update, the average: nothing of it waits for the host. Whether an update was done or
 //! skipped, because its gradient was not finite, is read back together with the losses of the step.
 
+use super::accumulate::Accumulator;
 use super::groups::Groups;
 use crate::gpu::Gpu;
 use crate::graph::{Arena, Graph, Layout, Links, Params, Plan, PlanOptions, Scratch, Values};
@@ -30,12 +31,14 @@ pub struct OptimizerOptions {
     /// Decay of an average of the parameters that is kept beside them, if one is. In the first steps it is less,
     /// `(1 + step) / (10 + step)`, so that the start is forgotten.
     pub average: Option<f64>,
+    /// Batches whose mean gradient makes one update.
+    pub accumulate: usize,
 }
 
 impl Default for OptimizerOptions {
-    /// DETR's: 0.9 and 0.999, 1e-8, clipped to 0.1, no average.
+    /// DETR's: 0.9 and 0.999, 1e-8, clipped to 0.1, no average, one batch an update.
     fn default() -> Self {
-        Self { betas: [0.9, 0.999], epsilon: 1e-8, clip: Some(0.1), average: None }
+        Self { betas: [0.9, 0.999], epsilon: 1e-8, clip: Some(0.1), average: None, accumulate: 1 }
     }
 }
 
@@ -52,7 +55,8 @@ impl OptimizerOptions {
         let clip = self.clip.unwrap_or(1.0);
         check(clip > 0.0 && clip.is_finite(), format!("`clip` is {clip}; it must be above 0"))?;
         let average = self.average.unwrap_or(0.0);
-        check(below_one(average), format!("`average` is {average}; it must be from 0 to below 1"))
+        check(below_one(average), format!("`average` is {average}; it must be from 0 to below 1"))?;
+        check(self.accumulate > 0, "`accumulate` is 0; an update takes at least 1 batch".into())
     }
 }
 
@@ -70,7 +74,7 @@ pub struct Update {
 /// What is read back behind an update.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// The values that other plans computed for the host: the losses.
+    /// The values that other plans computed for the host, the losses; the mean over the batches of the update.
     pub beside: Values,
     /// Global norm of the gradient before it is clipped; `None` when it is not finite and the update was not done.
     pub grad_norm: Option<f32>,
@@ -91,6 +95,7 @@ pub struct Optimizer {
     first: Arena,
     second: Arena,
     average: Option<Arena>,
+    accumulator: Option<Accumulator>,
     counters: Arena,
 }
 
@@ -117,6 +122,8 @@ impl Optimizer {
         let (first, second) = (arena("first moments")?, arena("second moments")?);
         let average = options.average.map(|_| arena("average of the weights")).transpose()?;
         let beside = small("losses", Layout::new(beside))?;
+        let accumulator = (options.accumulate > 1).then(|| Accumulator::new(gpu, gradients, &beside)).transpose()?;
+        let gradients = accumulator.as_ref().map_or(gradients, Accumulator::gradients);
         let counters = small("counters", Layout::new([(COUNTERS.to_owned(), TensorType::f32([STATE]))]))?;
         let mut links: Links = beside.links("").into_iter().chain(counters.links("")).collect();
         let arenas = [("weights", weights), ("gradients", gradients), ("first", &first), ("second", &second)];
@@ -125,12 +132,12 @@ impl Optimizer {
         let (graph, params) = (graph(&options, &groups, beside.layout()), Params::upload(gpu, &Values::new())?);
         let plan = Plan::compile_linked(gpu, &graph, &params, &links, &mut Scratch::default(), PlanOptions::default())?;
         plan.write("group", &groups.blocks());
-        Ok(Self { plan, options, groups, weights: weights.clone(), beside, first, second, average, counters })
+        Ok(Self { plan, options, groups, weights: weights.clone(), beside, first, second, average, accumulator, counters })
     }
 
     /// Where other plans shall write what is read back together with the optimizer's answer.
     pub fn links(&self) -> Links {
-        self.beside.links("")
+        self.accumulator.as_ref().map_or_else(|| self.beside.links(""), Accumulator::links)
     }
 
     /// The average of the weights, when one is kept.
@@ -141,7 +148,17 @@ impl Optimizer {
     /// Bytes on the device beside weights and gradients.
     pub fn bytes(&self) -> usize {
         let large = self.first.layout().bytes() * (2 + usize::from(self.average.is_some()));
-        large + self.plan.memory().total() + self.beside.layout().bytes() + self.counters.layout().bytes()
+        let sums = self.accumulator.as_ref().map_or(0, Accumulator::bytes);
+        large + sums + self.plan.memory().total() + self.beside.layout().bytes() + self.counters.layout().bytes()
+    }
+
+    /// Takes the gradients and losses of one batch into its update, behind everything submitted so far; nothing is to be done for
+    /// updates of a single batch.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn collect(&self, is_first: bool) -> Result<()> {
+        self.accumulator.as_ref().map_or(Ok(()), |accumulator| accumulator.add(is_first))
     }
 
     /// Updates, and waits for everything submitted so far.
@@ -159,7 +176,7 @@ impl Optimizer {
     /// A failure of the device.
     pub fn submit(&self, Update { step, factor, loss_scale }: Update) -> Result<()> {
         self.plan.write("rates", &self.groups.rates(factor));
-        self.plan.write("inverse_scale", &Host::f32([1], vec![1.0 / loss_scale]));
+        self.plan.write("inverse_scale", &Host::f32([1], vec![1.0 / (loss_scale * self.options.accumulate as f32)]));
         if let Some(decay) = self.options.average {
             let decay = decay.min((1 + step) as f64 / (10 + step) as f64);
             self.plan.write("average_rate", &Host::f32([1], vec![(1.0 - decay) as f32]));
@@ -178,7 +195,8 @@ impl Optimizer {
         let mut beside = Values::new();
         for (name, _, ty) in self.beside.layout().places() {
             let (own, further) = rest.split_at(ty.shape.len());
-            beside.insert(name.to_owned(), Host::f32(ty.shape.dims(), own.to_vec()));
+            let mean = own.iter().map(|sum| sum / self.options.accumulate as f32).collect();
+            beside.insert(name.to_owned(), Host::f32(ty.shape.dims(), mean));
             rest = further;
         }
         let grad_norm = (control[2] != 0.0).then_some(control[0]);

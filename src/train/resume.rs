@@ -33,9 +33,16 @@ pub(super) struct Progress {
     /// Pictures in the training set, and in a batch: with others, steps mean other pictures.
     pub(super) pictures: usize,
     pub(super) batch: usize,
+    /// Batches in a step.
+    #[serde(default = "one")]
+    pub(super) accumulate: usize,
     pub(super) seed: u64,
     #[serde(default)]
     pub(super) loss_scale: LossScale,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Everything that a run goes on from.
@@ -129,7 +136,8 @@ mod tests {
 
     fn state(step: u64) -> State {
         let values = |v: f32| Values::from([("a".to_owned(), Host::f32([2, 1, 1, 3], vec![v; 6]))]);
-        let progress = Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, seed: 9, loss_scale: LossScale::default() };
+        let progress =
+            Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, accumulate: 1, seed: 9, loss_scale: LossScale::default() };
         State { progress, parameters: values(step as f32), rest: values(0.5) }
     }
 

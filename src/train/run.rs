@@ -7,7 +7,7 @@ use super::optimizer::Update;
 use super::resume::{Progress, State};
 use super::trainer::{StepReport, Trainer};
 use crate::data::augment::generator;
-use crate::data::{Dataset, Loader, LoaderOptions, Strictness};
+use crate::data::{Dataset, Loader, LoaderOptions, Strictness, TrainBatch};
 use crate::eval::Summary;
 use crate::gpu::Gpu;
 use crate::graph::Values;
@@ -148,9 +148,9 @@ impl<'a> Running<'a> {
         let mut trainer = Trainer::new(gpu, config.model.clone(), job.start.clone(), config.trainer())?;
         prepare(&mut trainer, config)?;
         let Progress { step, best, loss_scale, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { of_job(job) };
-        let loader = loader_options(job);
-        let steps_an_epoch = loader.steps(job.train.images.len());
-        let loader = Loader::start(Arc::new(job.train.images.clone()), loader, step)?;
+        let (loader, batches_a_step) = (loader_options(job), config.accumulate as u64);
+        let steps_an_epoch = loader.steps(job.train.images.len()) / batches_a_step;
+        let loader = Loader::start(Arc::new(job.train.images.clone()), loader, step * batches_a_step)?;
         let log_path = job.out.join("log.jsonl");
         shorten_log(&log_path, step)?;
         let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(Error::io(&log_path))?;
@@ -166,18 +166,19 @@ impl<'a> Running<'a> {
 
     fn one_step(&mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let waited = self.loader.waited();
-        let batch = self.loader.next_batch()?;
-        batch.skipped.iter().for_each(|what| tell(Event::Skipped(what)));
         let config = &self.job.config;
+        let batches = (0..config.accumulate).map(|_| self.loader.next_batch()).collect::<Result<Vec<_>>>()?;
+        batches.iter().flat_map(|batch| &batch.skipped).for_each(|what| tell(Event::Skipped(what)));
+        let group: Vec<(&TrainBatch, u32)> = batches.iter().map(|batch| (batch, seed(config.seed, batch.step))).collect();
         let factor = config.schedule.factor(self.step, self.steps);
         let update = Update { step: self.step, factor, loss_scale: self.loss_scale.value() };
-        let report = self.trainer.step(&batch, seed(config.seed, self.step), update)?;
+        let report = self.trainer.step_of_group(&group, update)?;
         self.loss_scale = match report.grad_norm {
             Some(_) => self.loss_scale.done(),
             None => self.loss_scale.skipped()?,
         };
         let line = StepLine {
-            epoch: batch.epoch,
+            epoch: batches[0].epoch,
             step: self.step,
             steps: self.steps,
             lr: config.lr as f32 * factor,
@@ -236,8 +237,8 @@ impl<'a> Running<'a> {
 
 /// The start of a job's progress.
 fn of_job(job: &Job) -> Progress {
-    let TrainConfig { batch, seed, precision, .. } = job.config;
-    Progress { pictures: job.train.images.len(), batch, seed, loss_scale: LossScale::new(precision), ..Progress::default() }
+    let TrainConfig { batch, accumulate, seed, precision, .. } = job.config;
+    Progress { pictures: job.train.images.len(), batch, accumulate, seed, loss_scale: LossScale::new(precision), ..Progress::default() }
 }
 
 /// Takes parameters and moments from the state in the job's folder, and returns how far it had come.
@@ -248,11 +249,10 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
         tell(Event::Warning(&warning));
     }
     let (theirs, ours) = (&state.progress, of_job(job));
-    if (theirs.pictures, theirs.batch, theirs.seed) != (ours.pictures, ours.batch, ours.seed) {
-        return Err(Error::Config(format!(
-            "the run to resume has {} pictures, batches of {} and seed {}; this one has {}, {} and {}: start anew, with --from",
-            theirs.pictures, theirs.batch, theirs.seed, ours.pictures, ours.batch, ours.seed
-        )));
+    let [theirs_are, ours_are] = [theirs, &ours]
+        .map(|p| format!("{} pictures, batches of {}, {} of them a step, and seed {}", p.pictures, p.batch, p.accumulate, p.seed));
+    if theirs_are != ours_are {
+        return Err(Error::Config(format!("the run to resume has {theirs_are}; this one has {ours_are}: start anew, with --from")));
     }
     trainer.restore(&state.parameters, &state.rest)?;
     Ok(state.progress)
@@ -273,9 +273,9 @@ fn shorten_log(path: &Path, step: u64) -> Result<()> {
     files::write_whole(path, |file| kept.iter().try_for_each(|line| writeln!(file, "{line}")))
 }
 
-/// The seed of what is dropped in a step.
-fn seed(seed: u64, step: u64) -> u32 {
-    generator(seed, u64::MAX, step).random()
+/// The seed of what is dropped in a batch.
+fn seed(seed: u64, batch: u64) -> u32 {
+    generator(seed, u64::MAX, batch).random()
 }
 
 /// How the batches of a job are made.
@@ -283,6 +283,7 @@ fn loader_options(job: &Job) -> LoaderOptions {
     let config = &job.config;
     LoaderOptions {
         batch: config.batch,
+        group: config.accumulate,
         buckets: config.buckets(),
         recipe: (!job.plain).then(|| config.recipe()),
         seed: config.seed,

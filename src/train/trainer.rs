@@ -22,7 +22,8 @@ pub struct StepReport {
     pub losses: Losses,
     /// Global norm of the gradient before it is clipped; `None` when it was not finite and the update was skipped.
     pub grad_norm: Option<f32>,
-    /// Seconds from writing the batch to having its predictions.
+    /// Seconds from writing a batch to having its predictions. The later batches of an update wait here for the gradients of the
+    /// batch before.
     pub forward: f64,
     /// Seconds of matching and of making the targets.
     pub matching: f64,
@@ -30,6 +31,21 @@ pub struct StepReport {
     pub backward: f64,
     /// Of all these, seconds of writing, encoding and submitting: the rest of `forward` and `backward` is waiting for the device.
     pub host: f64,
+}
+
+/// Where the time of a step goes: see [`StepReport`].
+#[derive(Default)]
+struct Times {
+    forward: Duration,
+    matching: Duration,
+    backward: Duration,
+    host: Duration,
+}
+
+/// The size of a batch.
+fn size_of(batch: &TrainBatch) -> BatchSize {
+    let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
+    BatchSize { images, height, width }
 }
 
 /// The plan for one batch size.
@@ -168,25 +184,61 @@ impl Trainer {
         Ok(plan)
     }
 
-    /// One step: forward, matching, losses, gradients, update; `seed` decides what is dropped. Two read-backs: the predictions, and the losses with the norm.
+    /// One step on one batch: forward, matching, losses, gradients, update; `seed` decides what is dropped. Two read-backs: the
+    /// predictions, and the losses with the norm.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] when a prediction or a loss is no finite number; failures of the device.
+    /// As [`Trainer::step_of_group`].
+    ///
+    /// # Panics
+    /// As [`Trainer::step_of_group`].
     pub fn step(&mut self, batch: &TrainBatch, seed: u32, update: Update) -> Result<StepReport> {
-        let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
-        let size = BatchSize { images, height, width };
-        self.prepare(size)?;
+        self.step_of_group(&[(batch, seed)], update)
+    }
+
+    /// One update from the mean gradient of several batches, each with the seed of what is dropped: one read-back for the
+    /// predictions of each, and one in the end.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFinite`] when a prediction or a loss is no finite number; failures of the device.
+    ///
+    /// # Panics
+    /// When there are not as many batches as [`OptimizerOptions::accumulate`] says.
+    pub fn step_of_group(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<StepReport> {
+        assert_eq!(group.len(), self.optimizer_options.accumulate, "batches of one update");
+        let mut times = Times::default();
+        let mut shape = None;
+        for (i, &(batch, seed)) in group.iter().enumerate() {
+            self.prepare(size_of(batch))?;
+            shape = Some(self.differentiate(batch, seed, update.loss_scale, i == 0, &mut times)?);
+        }
+        let (Some(shape), Some(optimizer)) = (shape, &self.optimizer) else { unreachable!("there is a batch, and prepare was called") };
+        let start = Instant::now();
+        optimizer.submit(update)?;
+        let submitted = start.elapsed();
+        let found = optimizer.found()?;
+        let losses = self.options.criterion.losses(&found.beside, shape)?;
+        times.host += submitted;
+        times.backward += start.elapsed();
+        let [forward, matching, backward, host] =
+            [times.forward, times.matching, times.backward, times.host].map(|time: Duration| time.as_secs_f64());
+        Ok(StepReport { losses, grad_norm: found.grad_norm, forward, matching, backward, host })
+    }
+
+    /// Forward, matching, losses and gradients of a batch whose plan is there; waits for the predictions only.
+    fn differentiate(&self, batch: &TrainBatch, seed: u32, loss_scale: f32, is_first: bool, times: &mut Times) -> Result<PredictionShape> {
+        let (criterion, size): (Criterion, BatchSize) = (self.options.criterion, size_of(batch));
         let (Some((_, program)), Some(optimizer)) = (self.programs.iter().find(|(s, _)| *s == size), &self.optimizer) else {
             unreachable!("prepare has made both")
         };
-        let criterion: Criterion = self.options.criterion;
         let (plan, shape) = (&program.plan, program.shape);
         let start = Instant::now();
         plan.write("pixel_values", &batch.batch.pixels);
         plan.write("pixel_mask", &batch.batch.mask);
         plan.write("seed", &Host::u32([1], vec![seed]));
         plan.run_segment(0)?;
-        let mut host = start.elapsed();
+        let rest = plan.encode_segment(1);
+        let written = start.elapsed();
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
         let (logits, boxes) = (predictions["logits"].to_f32(), predictions["boxes"].to_f32());
@@ -195,16 +247,15 @@ impl Trainer {
             plan.write(&name, &host);
         }
         let matched = start.elapsed();
-        plan.write(LOSS_SCALE, &Host::f32([1], vec![update.loss_scale]));
-        plan.run_segment(1)?;
-        optimizer.submit(update)?;
-        host += start.elapsed() - matched;
-        let found = optimizer.found()?;
-        let losses = criterion.losses(&found.beside, shape)?;
-        let seconds = |time: Duration| time.as_secs_f64();
-        let backward = seconds(start.elapsed() - matched);
-        let (forward, matching, host) = (seconds(forward), seconds(matched - forward), seconds(host));
-        Ok(StepReport { losses, grad_norm: found.grad_norm, forward, matching, backward, host })
+        plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
+        plan.submit(rest)?;
+        optimizer.collect(is_first)?;
+        let submitted = start.elapsed() - matched;
+        times.forward += forward;
+        times.matching += matched - forward;
+        times.backward += submitted;
+        times.host += written + submitted;
+        Ok(shape)
     }
 
     /// All parameters as they are now, those included that are not trained.

@@ -40,7 +40,7 @@ impl IntegerWeightGradient {
     fn tiled(product: &Product, (tile, each): (gemm::Tile, usize)) -> Dispatch {
         let four = product.n.is_multiple_of(4);
         let params = match product.operands {
-            Operands::Unfolded(_) => wgsl!("gemm/params_gradient.wgsl"),
+            Operands::Unfolded(_) => wgsl!("gemm/params_unfolded.wgsl"),
             _ => wgsl!("gemm/params_rows.wgsl"),
         };
         let y = if four { wgsl!("integer/y_gradient.wgsl") } else { wgsl!("integer/y_gradient_scalar.wgsl") };

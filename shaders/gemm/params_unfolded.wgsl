@@ -1,4 +1,6 @@
-// The geometry of a convolution's gradients as GEMMs.
+#import common/result.wgsl
+
+// The geometry of a convolution's gradient with respect to its weights as a GEMM.
 
 struct Params {
     m: u32,
@@ -12,13 +14,11 @@ struct Params {
     // of the image
     height: u32,
     width: u32,
-    // of the tensor that is read in windows or spread: the image or d_y
     channels: u32,
     // of d_y
     out_height: u32,
     out_width: u32,
     kernel_width: u32,
-    taps: u32,
     stride: u32,
     padding: u32,
     dilation: u32,

@@ -4,8 +4,10 @@
 //! a matrix, the window of an output pixel (implicit GEMM, nothing is unfolded in memory), the output pixels that an image
 //! pixel contributed to. Each way is a WGSL piece that the kernel is composed with.
 
+mod matrix;
+
 use super::epilogue::Epilogue;
-use crate::gpu::{Capabilities, Dispatch, Tier, Words, shader::Source};
+use crate::gpu::{Capabilities, Dispatch, Words, shader::Source};
 use crate::tensor::{DType, TensorType};
 use crate::wgsl;
 
@@ -18,7 +20,7 @@ pub(crate) struct Product {
     pub(crate) n: usize,
     /// Terms of each sum.
     pub(crate) k: usize,
-    /// Independent products side by side, 1 but for grouped convolutions.
+    /// Independent products side by side: the groups of a convolution, or the phases of [`Operands::Spread`].
     pub(crate) groups: usize,
     /// Parts that the sums are split into, each with a result of its own.
     pub(crate) splits: usize,
@@ -80,8 +82,8 @@ pub(crate) struct Tile {
 pub(crate) const TILES: [(Tile, usize); 2] = [(Tile { m: 64, n: 64 }, 8), (Tile { m: 32, n: 32 }, 4)];
 pub(crate) const TILE_K: usize = 16;
 
-/// The tile of the kernel for cooperative matrices.
-const MATRIX_TILE: Tile = Tile { m: 64, n: 64 };
+/// What the kernels for cooperative matrices multiply between two barriers; parts of split sums are multiples of it.
+const SLICE_K: usize = 32;
 
 /// Workgroups that keep a large GPU busy: two for each of some 130 processors.
 pub(crate) const BUSY: usize = 260;
@@ -89,10 +91,7 @@ pub(crate) const BUSY: usize = 260;
 impl Product {
     /// All kernels for this product, best first.
     pub(crate) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let mut kernels = Vec::new();
-        if device.allows(Tier::Matrix) && self.suits_matrices() {
-            kernels.push(self.matrix());
-        }
+        let mut kernels = matrix::kernels(self, device);
         // The larger tile does more arithmetic for each load, but only if there are enough of them for all processors.
         let large_first = self.tiles(TILES[0].0) >= BUSY;
         let order = if large_first { [0, 1] } else { [1, 0] };
@@ -102,16 +101,6 @@ impl Product {
 
     pub(crate) fn tiles(&self, tile: Tile) -> usize {
         self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.groups * self.splits
-    }
-
-    /// Whether the kernel for cooperative matrices can load the operands: eight halves at a time.
-    fn suits_matrices(&self) -> bool {
-        let loads = match self.operands {
-            Operands::Matrices(Layout::Rows, Layout::Rows) => self.k.is_multiple_of(8),
-            Operands::Windows(w) => w.group_channels.is_multiple_of(8),
-            _ => false,
-        };
-        loads && self.splits == 1 && self.types[..2] == [DType::F16; 2]
     }
 
     /// The portable kernel.
@@ -128,27 +117,13 @@ impl Product {
         self.finish(dispatch, tile, x, w)
     }
 
-    /// The kernel for cooperative matrices.
-    fn matrix(&self) -> Dispatch {
-        let dispatch = Dispatch::new(wgsl!("gemm/matrix.wgsl"), 2)
-            .tier(Tier::Matrix)
-            .constant("TILE_M", MATRIX_TILE.m)
-            .constant("TILE_N", MATRIX_TILE.n);
-        let x = match self.operands {
-            Operands::Windows(_) => wgsl!("gemm/x_windows_halves.wgsl"),
-            _ => wgsl!("gemm/x_rows_halves.wgsl"),
-        };
-        let mut dispatch = self.finish(dispatch, MATRIX_TILE, x, wgsl!("gemm/w_rows_halves.wgsl"));
-        dispatch.f16 = true;
-        dispatch
-    }
-
     /// The pieces of parameters, operands and results, the parameters themselves and the grid.
     fn finish(&self, dispatch: Dispatch, tile: Tile, x: Source, w: Source) -> Dispatch {
         let params = match self.operands {
             Operands::Matrices(..) => wgsl!("gemm/params_rows.wgsl"),
             Operands::Windows(_) => wgsl!("gemm/params_windows.wgsl"),
-            Operands::Spread(_) | Operands::Unfolded(_) => wgsl!("gemm/params_gradient.wgsl"),
+            Operands::Spread(_) => wgsl!("gemm/params_spread.wgsl"),
+            Operands::Unfolded(_) => wgsl!("gemm/params_unfolded.wgsl"),
         };
         let y = if self.n.is_multiple_of(4) { wgsl!("gemm/y_rows.wgsl") } else { wgsl!("gemm/y_rows_scalar.wgsl") };
         let dispatch = self.epilogue.constants(dispatch.element("element_y", self.types[2]));
@@ -203,9 +178,13 @@ impl Product {
                 let words = [&common[..], &rest, &[w.stride, w.padding, w.dilation]].concat();
                 Words::of(words).float(1.0 / w.group_channels as f32).float(1.0 / w.kernel_width as f32)
             }
-            Operands::Spread(w) | Operands::Unfolded(w) => {
-                let taps = w.kernel_height * w.kernel_width;
-                let rest = [w.height, w.width, w.channels, w.out_height, w.out_width, w.kernel_width, taps];
+            Operands::Spread(w) => {
+                let rest = [w.height, w.width, w.channels, w.out_height, w.out_width, w.kernel_height, w.kernel_width];
+                let phase = [w.height.div_ceil(w.stride), w.width.div_ceil(w.stride)];
+                Words::of([&common[..], &rest, &[w.stride, w.padding, w.dilation], &phase].concat())
+            }
+            Operands::Unfolded(w) => {
+                let rest = [w.height, w.width, w.channels, w.out_height, w.out_width, w.kernel_width];
                 Words::of([&common[..], &rest, &[w.stride, w.padding, w.dilation]].concat())
             }
         }
@@ -213,7 +192,7 @@ impl Product {
 
     /// Terms of each part of the sums: whole slices.
     pub(crate) fn split_k(&self) -> usize {
-        self.k.div_ceil(self.splits).next_multiple_of(TILE_K)
+        self.k.div_ceil(self.splits).next_multiple_of(SLICE_K)
     }
 
     /// Multiply-adds counted as two.
@@ -228,7 +207,7 @@ pub(crate) fn splits(m: usize, n: usize, k: usize) -> usize {
     let tiles = m.div_ceil(TILES[0].0.m) * n.div_ceil(TILES[0].0.n);
     let wanted = (2 * BUSY).div_ceil(tiles).min(k / 512).max(1);
     // Parts are whole slices, so the last ones may be left without terms.
-    let part = k.div_ceil(wanted).next_multiple_of(TILE_K);
+    let part = k.div_ceil(wanted).next_multiple_of(SLICE_K);
     k.div_ceil(part)
 }
 

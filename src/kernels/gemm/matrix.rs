@@ -1,0 +1,83 @@
+//! The kernels for cooperative matrices: which products they take, on which tile, and how the operands are staged.
+
+use super::{Layout, Operands, Product, SLICE_K, Tile};
+use crate::gpu::{Capabilities, Dispatch, Tier, shader::Source};
+use crate::tensor::DType;
+use crate::wgsl;
+
+/// Workgroups that keep a large GPU busy: one for each of some 130 processors.
+const BUSY: usize = 130;
+
+/// A kernel: its file, its tile, and the results of one subgroup along each side.
+#[derive(Clone, Copy)]
+struct Variant {
+    source: Source,
+    tile: Tile,
+    subgroup: usize,
+}
+
+const LARGE: Variant = Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroup: 64 };
+const SMALL: Variant = Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroup: 32 };
+
+impl Variant {
+    fn lanes(self) -> usize {
+        32 * (self.tile.m / self.subgroup) * (self.tile.n / self.subgroup)
+    }
+}
+
+/// How an operand comes into workgroup memory: its pieces, and whether it is contiguous across k.
+struct Staging {
+    load: Source,
+    across: bool,
+}
+
+/// The kernels for a product on this device, best first; none where it has no cooperative matrices, or an operand cannot be
+/// loaded eight elements at a time.
+pub(super) fn kernels(product: &Product, device: &Capabilities) -> Vec<Dispatch> {
+    if !device.allows(Tier::Matrix) || product.types[..2] != [DType::F16; 2] {
+        return Vec::new();
+    }
+    let Some(staging) = staging(product) else { return Vec::new() };
+    let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
+    let order = if fills { [LARGE, SMALL] } else { [SMALL, LARGE] };
+    order.into_iter().map(|variant| kernel(product, variant, &staging)).collect()
+}
+
+/// How both operands are staged, if they can be.
+fn staging(product: &Product) -> Option<[Staging; 2]> {
+    let eight = |extent: usize| extent.is_multiple_of(8);
+    let along = |load, extent| eight(extent).then_some(Staging { load, across: false });
+    let across = |load, extent| eight(extent).then_some(Staging { load, across: true });
+    let x_columns = || across(wgsl!("gemm/x_columns_chunks.wgsl"), product.m);
+    let w_rows = || along(wgsl!("gemm/w_rows_chunks.wgsl"), product.k);
+    let (x, w) = match product.operands {
+        Operands::Matrices(x, w) => (
+            if x == Layout::Rows { along(wgsl!("gemm/x_rows_chunks.wgsl"), product.k) } else { x_columns() },
+            if w == Layout::Rows { w_rows() } else { across(wgsl!("gemm/w_columns_chunks.wgsl"), product.n) },
+        ),
+        Operands::Windows(window) => (along(wgsl!("gemm/x_windows_chunks.wgsl"), window.group_channels), w_rows()),
+        Operands::Spread(window) => {
+            (along(wgsl!("gemm/x_spread_chunks.wgsl"), window.channels), across(wgsl!("gemm/w_taps_chunks.wgsl"), product.n))
+        }
+        Operands::Unfolded(window) => (x_columns(), across(wgsl!("gemm/w_windows_chunks.wgsl"), window.channels)),
+    };
+    Some([x?, w?])
+}
+
+fn kernel(product: &Product, variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
+    let mut dispatch = Dispatch::new(variant.source, 2).tier(Tier::Matrix).constant("LANES", variant.lanes());
+    dispatch = dispatch.constant("TILE_M", variant.tile.m).constant("TILE_N", variant.tile.n).constant("SLICE_K", SLICE_K);
+    for (operand, staging, extent) in [("X", x, variant.tile.m), ("W", w, variant.tile.n)] {
+        let (staged, chunks) = if staging.across { (SLICE_K, extent / 8) } else { (extent, SLICE_K / 8) };
+        let rows = if staging.across { 1 } else { staged * chunks / variant.lanes() };
+        dispatch = dispatch
+            .flag(&format!("{operand}_ACROSS"), staging.across)
+            .constant(&format!("STAGED_{operand}"), staged)
+            .constant(&format!("CHUNKS_{operand}"), chunks)
+            .constant(&format!("ROWS_{operand}"), rows);
+    }
+    dispatch.f16 = true;
+    let raw = [wgsl!("gemm/raw_x_halves.wgsl"), wgsl!("gemm/raw_w_halves.wgsl")];
+    let dispatch = raw.into_iter().fold(dispatch, Dispatch::part);
+    product.finish(dispatch, variant.tile, x.load, w.load).part(wgsl!("gemm/slices.wgsl"))
+}
