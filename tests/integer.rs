@@ -135,12 +135,10 @@ impl Test {
 /// Runs a graph of inputs on the device, with the n-th best kernels.
 fn run(graph: &Graph, values: &Values, variant: usize) -> Values {
     let params = Params::upload(gpu(), &Values::new()).expect("the device works");
-    let options = PlanOptions { variant, guards: true, ..PlanOptions::default() };
+    let options = PlanOptions { variant, ..PlanOptions::default() };
     let plan = Plan::compile(gpu(), graph, &params, &mut Scratch::default(), options).expect("the device works");
     plan.poison(0x7FC0_1234);
-    let found = plan.call(values).expect("the device works");
-    assert!(plan.guards_intact().expect("the device works"));
-    found
+    plan.call(values).expect("the device works")
 }
 
 /// So large that it is the last, portable kernel of every op.

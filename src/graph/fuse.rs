@@ -3,17 +3,20 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already.
+//! everything that is there already. Quantizers follow at the end: see [`super::requantize`].
 
 use super::rebuild::{Rebuild, prune};
+use super::requantize::requantize;
 use super::{Graph, Node, Op, Origin, Var};
 use crate::kernels::binary::{self, Binary};
 use crate::kernels::conv::Conv2d;
 use crate::kernels::depthwise::Depthwise;
 use crate::kernels::epilogue::{Activation, Epilogue};
+use crate::kernels::integer::{self, Arithmetic, IntegerNorm};
 use crate::kernels::linear::Linear;
 use crate::kernels::scale_shift::{ScaleShift, scale_shift};
 use crate::kernels::unary::{self, Unary};
+use crate::tensor::DType;
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -42,7 +45,7 @@ pub fn fuse(graph: &Graph) -> Graph {
         }
     }
     // Products that were absorbed still stand where they were, without readers.
-    prune(&fusion.graph.finish())
+    requantize(&prune(&fusion.graph.finish()))
 }
 
 struct Fusion<'a> {
@@ -51,12 +54,12 @@ struct Fusion<'a> {
     private: HashSet<Var>,
 }
 
-/// A matrix product or convolution with its operands.
+/// A matrix product or convolution with its operands, on floats or codes.
 struct Product {
     op: Arc<dyn Op>,
     scope: String,
-    x: Var,
-    w: Var,
+    /// What stands before the inputs of the epilogue.
+    operands: Vec<Var>,
     epilogue: Epilogue,
     scale: Option<Var>,
     shift: Option<Var>,
@@ -66,10 +69,10 @@ struct Product {
 impl Product {
     /// Reads a node back as a product.
     fn of(node: &Node) -> Option<Self> {
-        let epilogue = epilogue_of(&*node.op)?;
-        let [scale, shift, residual] = epilogue.indices(2).map(|index| index.map(|i| node.inputs[i]));
-        let (op, scope) = (node.op.clone(), node.scope.clone());
-        Some(Self { op, scope, x: node.inputs[0], w: node.inputs[1], epilogue, scale, shift, residual })
+        let (epilogue, first) = epilogue_of(&*node.op)?;
+        let [scale, shift, residual] = epilogue.indices(first).map(|index| index.map(|i| node.inputs[i]));
+        let (op, scope, operands) = (node.op.clone(), node.scope.clone(), node.inputs[..first].to_vec());
+        Some(Self { op, scope, operands, epilogue, scale, shift, residual })
     }
 
     /// Adds it to a graph.
@@ -80,7 +83,7 @@ impl Product {
             residual: self.residual.is_some(),
             activation: self.epilogue.activation,
         };
-        let inputs: Vec<Var> = [self.x, self.w].into_iter().chain(self.scale).chain(self.shift).chain(self.residual).collect();
+        let inputs: Vec<Var> = self.operands.into_iter().chain(self.scale).chain(self.shift).chain(self.residual).collect();
         graph.add(&self.scope, with_epilogue(&*self.op, epilogue), &inputs)
     }
 }
@@ -98,15 +101,32 @@ impl Fusion<'_> {
 fn absorb_scale_shift(fusion: &mut Fusion<'_>, op: &dyn Op, inputs: &[Var]) -> Option<Product> {
     (op as &dyn Any).downcast_ref::<ScaleShift>()?;
     let product = fusion.product(inputs[0])?;
-    if product.scale.is_some() || product.residual.is_some() {
+    let (scale, shift) = (inputs[1], inputs[2]);
+    if product.residual.is_some() {
         return None;
     }
-    let (scale, shift) = (inputs[1], inputs[2]);
+    if integer::arithmetic_of(&*product.op).is_some() {
+        return norm_behind_codes(fusion, product, scale, shift);
+    }
+    if product.scale.is_some() {
+        return None;
+    }
     let shift = match product.shift {
         None => shift,
         Some(bias) => scale_shift(&mut fusion.graph.to, bias, scale, shift),
     };
     Some(Product { scale: Some(scale), shift: Some(shift), ..product })
+}
+
+/// A product of codes has a scale and a shift already: the norm changes both, rounding as the product itself would.
+fn norm_behind_codes(fusion: &mut Fusion<'_>, product: Product, s: Var, b: Var) -> Option<Product> {
+    let (scale, shift) = product.scale.zip(product.shift)?;
+    let g = &mut fusion.graph.to;
+    if g.ty(s).dtype != DType::F32 {
+        return None;
+    }
+    let outputs = g.apply_all(Arc::new(IntegerNorm), &[scale, shift, s, b]);
+    Some(Product { scale: Some(outputs[0]), shift: Some(outputs[1]), ..product })
 }
 
 /// `sum + residual`: a skip connection. The product runs where the sum stood, when the other operand is there.
@@ -135,12 +155,16 @@ fn absorb_activation(fusion: &mut Fusion<'_>, op: &dyn Op, inputs: &[Var]) -> Op
     Some(Product { epilogue: Epilogue { activation, ..product.epilogue }, ..product })
 }
 
-/// The epilogue of an op that has one.
-fn epilogue_of(op: &dyn Op) -> Option<Epilogue> {
+/// The epilogue of an op that has one, and where its inputs begin.
+fn epilogue_of(op: &dyn Op) -> Option<(Epilogue, usize)> {
+    if let Some(arithmetic) = integer::arithmetic_of(op) {
+        return Some((arithmetic.epilogue, Arithmetic::FIRST));
+    }
     let op = op as &dyn Any;
     let linear = op.downcast_ref().map(|l: &Linear| l.epilogue);
     let conv = || op.downcast_ref().map(|c: &Conv2d| c.epilogue);
-    linear.or_else(conv).or_else(|| op.downcast_ref().map(|d: &Depthwise| d.epilogue))
+    let epilogue = linear.or_else(conv).or_else(|| op.downcast_ref().map(|d: &Depthwise| d.epilogue));
+    epilogue.map(|epilogue| (epilogue, 2))
 }
 
 /// The same op with another epilogue.
@@ -148,6 +172,10 @@ fn epilogue_of(op: &dyn Op) -> Option<Epilogue> {
 /// # Panics
 /// When it has none.
 fn with_epilogue(op: &dyn Op, epilogue: Epilogue) -> Arc<dyn Op> {
+    if let Some(arithmetic) = integer::arithmetic_of(op) {
+        let with = integer::with_arithmetic(op, Arithmetic { epilogue, ..arithmetic });
+        return with.unwrap_or_else(|| panic!("{}: a kernel has room for any epilogue", op.name()));
+    }
     let any = op as &dyn Any;
     if let Some(&linear) = any.downcast_ref::<Linear>() {
         return Arc::new(Linear { epilogue, ..linear });

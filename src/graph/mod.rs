@@ -21,6 +21,7 @@ mod params;
 mod plan;
 mod profile;
 mod rebuild;
+mod requantize;
 
 pub use arena::{Arena, Layout};
 pub use fold::{Folded, fold};

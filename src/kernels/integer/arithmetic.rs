@@ -1,8 +1,9 @@
 //! What all integer products share: their inputs, and what happens to the integer sums.
 
 use crate::gpu::Dispatch;
-use crate::graph::ids;
+use crate::graph::{Op, ids};
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::quantize::{Levels, Quantize};
 use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 
@@ -22,18 +23,31 @@ impl Bits {
     }
 }
 
+/// The quantizer behind a product, whose work the product does too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requantize {
+    /// What the codes are of.
+    pub levels: Levels,
+    /// Whether the floats are a result as well.
+    pub keep: bool,
+}
+
 /// The bits of the operands, what happens to each sum, and the element type of the result.
 ///
 /// Inputs of an op with this arithmetic: x i8, w i8 (output channels first), the state f32 `[1, 4]` of x, which gives the code of
-/// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue.
+/// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue, then the state f32 `[1, 4]` of the
+/// quantizer behind it. Outputs: the floats, or codes i8 of the same shape, or both. Codes need N to be a multiple of 4, so that an
+/// invocation writes whole words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arithmetic {
     /// Of x and w.
     pub bits: Bits,
     /// `activation(scale[n] · S + shift[n] + residual)`
     pub epilogue: Epilogue,
-    /// Element type of the result: f32 or f16.
+    /// Element type of the floats: f32 or f16. Where only codes are stored, they are made from floats rounded to it.
     pub to: DType,
+    /// The quantizer of the result. It appears when graphs are fused.
+    pub requantize: Option<Requantize>,
 }
 
 impl Arithmetic {
@@ -42,7 +56,7 @@ impl Arithmetic {
     /// Index of w's state among the inputs.
     pub(super) const W_STATE: usize = 3;
     /// Index of the first input of the epilogue.
-    pub(super) const FIRST: usize = 4;
+    pub(crate) const FIRST: usize = 4;
 
     /// The types of the outputs of a product of shape `y` with sums of `terms` products.
     ///
@@ -57,15 +71,34 @@ impl Arithmetic {
         let fits = inputs[Self::X_STATE..Self::FIRST] == states && self.to.is_float();
         assert!(fits, "{op}: wants floats to come, and states {states:?} behind x and w, found {}", ids(inputs));
         let y = TensorType { shape: y, dtype: self.to };
+        let (inputs, behind) = inputs.split_at(inputs.len() - usize::from(self.requantize.is_some()));
         self.epilogue.check(op, Self::FIRST, inputs, y);
-        vec![y]
+        let Some(Requantize { keep, .. }) = self.requantize else { return vec![y] };
+        let fits = y.shape.last().is_multiple_of(4) && behind == [TensorType::f32([1, 4])];
+        assert!(fits, "{op}: to give codes it wants a multiple of 4 channels and a state f32[1, 4], found {y}, {behind:?}");
+        keep.then_some(y).into_iter().chain([y.with_dtype(DType::I8)]).collect()
+    }
+
+    /// Storage buffers of a kernel.
+    fn buffers(self, x_state: bool) -> usize {
+        let outputs = self.requantize.map_or(1, |r| 2 + usize::from(r.keep));
+        4 + usize::from(x_state) + usize::from(self.epilogue.residual) + outputs
+    }
+
+    /// Whether a kernel has room for all that it binds: WebGPU guarantees 8 storage buffers.
+    pub(super) fn is_bindable(self, x_state: bool) -> bool {
+        self.buffers(x_state) <= 8
     }
 
     /// The twin: the outputs from the integer sums.
     pub(super) fn reference(self, inputs: &[&Host], sums: &[i32], outputs: &[TensorType]) -> Vec<Host> {
         let mut y: Vec<f32> = sums.iter().map(|&s| s as f32).collect();
         self.epilogue.reference(Self::FIRST, inputs, &mut y, outputs[0].shape.last());
-        vec![Host::from_f32(outputs[0], y)]
+        let y = Host::from_f32(outputs[0].with_dtype(self.to), y);
+        let Some(Requantize { levels: Levels { bits, signed }, keep }) = self.requantize else { return vec![y] };
+        let quantizer = Quantize { bits, signed, inner: 1 };
+        let codes = quantizer.reference(&[&y, inputs[inputs.len() - 1]], &outputs[outputs.len() - 1..]);
+        keep.then_some(y).into_iter().chain(codes).collect()
     }
 
     /// Adds what a kernel needs behind its sums: `store_y` and its bindings. `terms` is the length of the sums, `n` the number of
@@ -85,14 +118,28 @@ impl Arithmetic {
             inputs.push(residual.unwrap_or(Self::X_STATE));
             dispatch = dispatch.constant("AT_RESIDUAL", inputs.len());
         }
+        if self.requantize.is_some() {
+            inputs.push(Self::FIRST + self.epilogue.inputs());
+            dispatch = dispatch.constant("AT_OUT", inputs.len());
+        }
         dispatch = dispatch.constant("AT_Y", inputs.len() + 1);
-        dispatch = if four {
-            let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
-            dispatch.part(residual).part(wgsl!("integer/store_floats.wgsl")).part(wgsl!("integer/finish.wgsl"))
-        } else {
-            dispatch.part(wgsl!("integer/finish_scalar.wgsl"))
-        };
+        if !four {
+            return dispatch.part(wgsl!("integer/finish_scalar.wgsl")).bind(inputs);
+        }
+        let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
+        dispatch = self.store(dispatch, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
         dispatch.bind(inputs)
+    }
+
+    /// Adds the piece that stores results, whose bindings begin with `first`.
+    fn store(self, dispatch: Dispatch, first: usize) -> Dispatch {
+        let Some(Requantize { levels, keep }) = self.requantize else { return dispatch.part(wgsl!("integer/store_floats.wgsl")) };
+        let dispatch = dispatch
+            .constant("AT_CODES", first + usize::from(keep))
+            .constant("HALF", 1 << (levels.bits - 1))
+            .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
+            .part(wgsl!("integer/codes_of.wgsl"));
+        dispatch.part(if keep { wgsl!("integer/store_both.wgsl") } else { wgsl!("integer/store_codes.wgsl") })
     }
 }
 

@@ -4,7 +4,7 @@
 use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
 use super::scale::shift_gradients;
-use super::{Arithmetic, test_arithmetic, test_codes, test_inputs};
+use super::{Arithmetic, requantized, test_arithmetic, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -96,7 +96,7 @@ impl Op for IntegerConv {
 /// Cases of the op table: image `[B, H, W, C]`, kernel `[N, kh, kw]`, window, bits.
 pub(super) fn cases() -> Vec<Case> {
     let window = |stride, padding, dilation| Window { stride, padding, dilation };
-    let shapes: [([usize; 4], [usize; 3], Window, [u32; 2]); 11] = [
+    let shapes = [
         ([1, 1, 1, 1], [1, 1, 1], window(1, 0, 1), [8, 8]),
         ([2, 5, 7, 4], [8, 1, 1], window(1, 0, 1), [4, 4]),
         ([1, 9, 11, 8], [12, 1, 1], window(2, 0, 1), [2, 2]),
@@ -112,12 +112,13 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (i, (image, [n, kh, kw], window, bits)) in shapes.into_iter().enumerate() {
-        let arithmetic = test_arithmetic(i, bits);
         let (x, w) = (test_codes(image, bits[0], i as u64), test_codes([n, kh, kw, image[3]], bits[1], 50 + i as u64));
         let y = result_shape("a case", window, &[x.ty(), w.ty()]);
         let lowest = -((1 << (bits[0] - 1)) as f32);
-        let inputs = test_inputs(arithmetic, x, w, lowest + (i % 2) as f32, y.dims(), kh * kw * image[3]);
-        cases.push(Case::new(IntegerConv { window, arithmetic }, inputs, Tolerance::EXACT));
+        for arithmetic in requantized(test_arithmetic(i, bits), n, window.padding > 0) {
+            let inputs = test_inputs(arithmetic, x.clone(), w.clone(), lowest + (i % 2) as f32, y.dims(), kh * kw * image[3]);
+            cases.push(Case::new(IntegerConv { window, arithmetic }, inputs, Tolerance::EXACT));
+        }
     }
     cases
 }

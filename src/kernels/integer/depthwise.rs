@@ -4,7 +4,7 @@
 use super::conv::result_shape;
 use super::gradient::{assert_plain, weight_values};
 use super::scale::shift_gradients;
-use super::{Arithmetic, test_arithmetic, test_codes, test_inputs};
+use super::{Arithmetic, requantized, test_arithmetic, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -106,7 +106,7 @@ impl Op for IntegerDepthwise {
 /// Cases of the op table: image `[B, H, W, C]`, kernel `[kh, kw]`, window, bits.
 pub(super) fn cases() -> Vec<Case> {
     let window = |stride, padding, dilation| Window { stride, padding, dilation };
-    let shapes: [([usize; 4], [usize; 2], Window, [u32; 2]); 8] = [
+    let shapes = [
         ([1, 1, 1, 1], [1, 1], window(1, 0, 1), [8, 8]),
         ([1, 1, 1, 4], [3, 3], window(1, 1, 1), [4, 4]),
         ([2, 9, 7, 24], [3, 3], window(1, 1, 1), [4, 4]),
@@ -118,11 +118,12 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (i, (image, [kh, kw], window, bits)) in shapes.into_iter().enumerate() {
-        let arithmetic = test_arithmetic(i, bits);
         let (x, w) = (test_codes(image, bits[0], i as u64), test_codes([image[3], kh, kw, 1], bits[1], 50 + i as u64));
         let y = result_shape("a case", window, &[x.ty(), w.ty()]);
-        let inputs = test_inputs(arithmetic, x, w, -1.0, y.dims(), kh * kw);
-        cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));
+        for arithmetic in requantized(test_arithmetic(i, bits), image[3], true) {
+            let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, y.dims(), kh * kw);
+            cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));
+        }
     }
     cases
 }

@@ -151,13 +151,14 @@ pub(super) fn weight_values(g: &mut Graph, d_y: Var, io: &Io) -> Var {
 /// Only products as layers make them have gradients: other epilogues appear when a graph is fused, after its backward.
 #[track_caller]
 pub(super) fn assert_plain(op: &str, arithmetic: Arithmetic) {
-    assert_eq!(arithmetic.epilogue, PLAIN, "{op}: differentiate the graph before it is fused");
+    let plain = Arithmetic { epilogue: PLAIN, requantize: None, ..arithmetic };
+    assert_eq!(arithmetic, plain, "{op}: differentiate the graph before it is fused");
 }
 
 /// Cases of the op table: image `[B, H, W, C]`, kernel `[N, kh, kw]`, window, parts; of a linear layer without a window.
 pub(super) fn cases() -> Vec<Case> {
     let window = |stride, padding| Some(Window { stride, padding, dilation: 1 });
-    let shapes: [([usize; 4], [usize; 3], Option<Window>, usize); 10] = [
+    let shapes = [
         ([1, 1, 1, 1], [1, 1, 1], None, 1),
         ([1, 1, 7, 5], [3, 1, 1], None, 1),
         ([1, 1, 65, 68], [36, 1, 1], None, 2),
@@ -196,6 +197,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "differentiate the graph before it is fused")]
     fn a_fused_product_has_no_gradient() {
-        assert_plain("a test", Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: ALL, to: DType::F32 });
+        assert_plain("a test", Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: ALL, to: DType::F32, requantize: None });
     }
 }

@@ -21,7 +21,7 @@ mod linear;
 mod product;
 mod scale;
 
-pub use arithmetic::{Arithmetic, Bits};
+pub use arithmetic::{Arithmetic, Bits, Requantize};
 pub use conv::IntegerConv;
 pub use depthwise::IntegerDepthwise;
 pub use gradient::IntegerWeightGradient;
@@ -29,11 +29,14 @@ pub use linear::IntegerLinear;
 pub use scale::{IntegerNorm, IntegerScale};
 
 use crate::graph::check::{Case, noise};
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Op, Var};
 use crate::kernels::conv::Window;
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::linear::epilogue_inputs;
+use crate::kernels::quantize::Levels;
 use crate::tensor::{DType, Host};
+use std::any::Any;
+use std::sync::Arc;
 
 /// A tensor of codes with the state of their quantizer.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +78,33 @@ fn product(
     apply: impl FnOnce(Arithmetic, &mut Graph, &[Var]) -> Var,
 ) -> Var {
     let [scale, shift] = scale::integer_scale(g, x.state, w.state, w.codes, bias);
-    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to };
+    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to, requantize: None };
     apply(arithmetic, g, &[x.codes, w.codes, x.state, w.state, scale, shift])
+}
+
+/// The arithmetic of an op that is a product of codes.
+pub(crate) fn arithmetic_of(op: &dyn Op) -> Option<Arithmetic> {
+    let op = op as &dyn Any;
+    let linear = op.downcast_ref().map(|l: &IntegerLinear| l.arithmetic);
+    let conv = || op.downcast_ref().map(|c: &IntegerConv| c.arithmetic);
+    linear.or_else(conv).or_else(|| op.downcast_ref().map(|d: &IntegerDepthwise| d.arithmetic))
+}
+
+/// The same product of codes with another arithmetic; `None` where no kernel could bind all that it needs.
+///
+/// # Panics
+/// When the op is none.
+pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc<dyn Op>> {
+    let any = op as &dyn Any;
+    let (new, x_state): (Arc<dyn Op>, bool) = if any.is::<IntegerLinear>() {
+        (Arc::new(IntegerLinear { arithmetic }), false)
+    } else if let Some(&conv) = any.downcast_ref::<IntegerConv>() {
+        (Arc::new(IntegerConv { arithmetic, ..conv }), conv.window.padding > 0)
+    } else {
+        let &depthwise = any.downcast_ref::<IntegerDepthwise>().unwrap_or_else(|| panic!("{} is no product of codes", op.name()));
+        (Arc::new(IntegerDepthwise { arithmetic, ..depthwise }), true)
+    };
+    arithmetic.is_bindable(x_state).then_some(new)
 }
 
 /// Cases of the op table.
@@ -114,6 +142,9 @@ fn test_inputs(arithmetic: Arithmetic, x: Host, w: Host, zero: f32, y: &[usize],
     if let [.., Some(residual)] = arithmetic.epilogue.indices(Arithmetic::FIRST) {
         inputs[residual] = inputs[residual].clone().cast(arithmetic.to);
     }
+    // A fine step, so that results lie on both sides of most codes.
+    let behind = arithmetic.requantize.map(|r| test_state(1, 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
+    inputs.extend(behind);
     inputs
 }
 
@@ -124,9 +155,22 @@ const PLAIN: Epilogue = Epilogue { scale: true, shift: true, residual: false, ac
 /// The sums themselves.
 const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, activation: Activation::None };
 
-/// Arithmetic of `[x, w]` bits for the i-th case of a list: all epilogues, in f32 and f16.
+/// Arithmetic of `[x, w]` bits for the i-th case of a list: all epilogues, in f32 and f16, to floats.
 fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
     let relu6 = Epilogue { activation: Activation::Relu6, ..PLAIN };
     let to = if i % 4 == 3 { DType::F16 } else { DType::F32 };
-    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to }
+    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to, requantize: None }
+}
+
+/// The same with each quantizer behind it that a product of n channels can have and bind.
+fn requantized(arithmetic: Arithmetic, n: usize, x_state: bool) -> Vec<Arithmetic> {
+    let mut all = vec![arithmetic];
+    let Bits { x, w } = arithmetic.bits;
+    for (keep, levels) in [(false, Levels::new(x, false)), (true, Levels::new(w, true))] {
+        let with = Arithmetic { requantize: Some(Requantize { levels, keep }), ..arithmetic };
+        if n.is_multiple_of(4) && arithmetic.epilogue.scale && with.is_bindable(x_state) {
+            all.push(with);
+        }
+    }
+    all
 }

@@ -1,0 +1,9 @@
+// The result as floats and as codes, made from what is stored of the floats.
+
+@group(0) @binding(AT_Y) var<storage, read_write> y: array<element_y4>;
+
+fn store(i: u32, v: vec4<f32>) {
+    let stored = element_y4(v);
+    y[i] = stored;
+    codes[i] = codes_of(vec4<f32>(stored));
+}

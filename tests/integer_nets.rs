@@ -1,0 +1,253 @@
+//! Small networks on codes: what fusing makes of them, the same to the bit on the twins and on every kernel tier, and the same
+//! as arithmetic on the values that the codes stand for.
+
+mod common;
+
+use common::gpu;
+use qdetr::graph::check::noise;
+use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fuse, interpret};
+use qdetr::kernels::conv::{Window, conv2d};
+use qdetr::kernels::depthwise::depthwise;
+use qdetr::kernels::integer::{self, Codes};
+use qdetr::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
+use qdetr::kernels::scale_shift::scale_shift;
+use qdetr::kernels::{binary, linear, reduce, unary};
+use qdetr::tensor::compare::{Tolerance, compare};
+use qdetr::tensor::{DType, Host};
+
+/// On what products compute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum On {
+    Codes,
+    /// The values that the codes stand for: fake quantization.
+    Values,
+}
+
+/// A network under construction. Everything is an input of the graph.
+struct Net {
+    g: Graph,
+    values: Values,
+    on: On,
+    norms: bool,
+    to: DType,
+    /// Weights, step sizes, zero points and biases.
+    trained: Vec<Var>,
+}
+
+impl Net {
+    fn new(on: On, norms: bool, to: DType) -> Self {
+        Self { g: Graph::new(), values: Values::new(), on, norms, to, trained: Vec::new() }
+    }
+
+    fn input(&mut self, host: Host) -> Var {
+        let name = format!("{:03}", self.values.len());
+        let var = self.g.input(&name, host.ty());
+        self.values.insert(name, host);
+        var
+    }
+
+    /// Noise about `centre`, other noise at each call.
+    fn vector(&mut self, n: usize, centre: f32, reach: f32) -> Var {
+        let noise = noise([n], self.values.len() as u64);
+        self.input(Host::f32([n], noise.to_f32().iter().map(|v| centre + reach * v).collect()))
+    }
+
+    /// Activations as codes of so many bits, those behind a ReLU unsigned.
+    fn activations(&mut self, x: Var, bits: u32, signed: bool) -> Codes {
+        let levels = Levels::new(bits, signed);
+        let alpha = self.vector(1, 2.5 / (1 << bits) as f32, 0.3 / (1 << bits) as f32);
+        let zp = self.vector(1, 0.0, 2.0);
+        self.trained.extend([alpha, zp]);
+        let state = quantizer_state(&mut self.g, alpha, Some(zp), levels);
+        Codes { codes: quantize(&mut self.g, x, state, levels, 1), state, bits }
+    }
+
+    fn weights(&mut self, shape: &[usize], bits: u32) -> (Codes, usize) {
+        let (levels, inner) = (Levels::new(bits, true), shape[1..].iter().product());
+        let w = noise(shape, self.values.len() as u64);
+        let w = self.input(w);
+        let alpha = self.vector(shape[0], 1.6 / (1 << bits) as f32, 0.4 / (1 << bits) as f32);
+        self.trained.extend([w, alpha]);
+        let state = quantizer_state(&mut self.g, alpha, None, levels);
+        (Codes { codes: quantize(&mut self.g, w, state, levels, inner), state, bits }, inner)
+    }
+
+    /// A convolution, or a depthwise one for weights of one channel, and the batch norm behind it.
+    fn conv(&mut self, x: Codes, weight: [usize; 4], stride: usize) -> Var {
+        let (w, inner) = self.weights(&weight, x.bits);
+        let window = Window { stride, padding: weight[1] / 2, dilation: 1 };
+        let is_depthwise = weight[3] == 1;
+        let y = match self.on {
+            On::Codes if is_depthwise => integer::depthwise(&mut self.g, x, w, None, window, self.to),
+            On::Codes => integer::conv(&mut self.g, x, w, None, window, self.to),
+            On::Values => {
+                let x = dequantize(&mut self.g, x.codes, x.state, 1, self.to);
+                let w = dequantize(&mut self.g, w.codes, w.state, inner, self.to);
+                if is_depthwise { depthwise(&mut self.g, x, w, window) } else { conv2d(&mut self.g, x, w, window) }
+            }
+        };
+        // A norm that brings sums of some tens of products near 1.
+        let (scale, shift) =
+            (self.vector(weight[0], 1.5 / (inner as f32).sqrt(), 0.3 / (inner as f32).sqrt()), self.vector(weight[0], 0.2, 0.3));
+        if self.norms { scale_shift(&mut self.g, y, scale, shift) } else { y }
+    }
+
+    fn linear(&mut self, x: Codes, weight: [usize; 2]) -> Var {
+        let ((w, inner), bias) = (self.weights(&weight, x.bits), self.vector(weight[0], 0.0, 1.0));
+        self.trained.push(bias);
+        if self.on == On::Codes {
+            return integer::linear(&mut self.g, x, w, Some(bias), self.to);
+        }
+        let x = dequantize(&mut self.g, x.codes, x.state, 1, self.to);
+        let w = dequantize(&mut self.g, w.codes, w.state, inner, self.to);
+        linear::linear(&mut self.g, x, w, Some(bias))
+    }
+
+    /// A stem of 8 bits, a residual block of 4, a depthwise block, and a linear layer on the mean.
+    fn build(mut self) -> (Graph, Values) {
+        self.forward();
+        (self.g, self.values)
+    }
+
+    /// The same with the gradients of what is trained, of a loss with a gradient of about 1 everywhere.
+    fn build_training(mut self) -> (Graph, Values) {
+        let logits = self.forward();
+        let weights = self.g.constant(noise(self.g.shape(logits).dims(), 5));
+        let product = binary::mul(&mut self.g, logits, weights);
+        let loss = reduce::total(&mut self.g, product);
+        let gradients = self.g.backward(loss, &self.trained);
+        for (i, gradient) in gradients.into_iter().enumerate() {
+            self.g.output(&format!("gradient {i:02}"), gradient.expect("a gradient"));
+        }
+        (self.g, self.values)
+    }
+
+    fn forward(&mut self) -> Var {
+        let image = noise([2, 15, 13, 3], 77).cast(self.to);
+        let image = self.input(image);
+        let x = self.activations(image, 8, true);
+        let y = self.conv(x, [16, 7, 7, 3], 2);
+        let trunk = unary::relu(&mut self.g, y);
+
+        let x = self.activations(trunk, 4, false);
+        let y = self.conv(x, [8, 1, 1, 16], 1);
+        let y = unary::relu(&mut self.g, y);
+        let x = self.activations(y, 4, false);
+        let y = self.conv(x, [8, 3, 3, 8], 1);
+        let y = unary::relu(&mut self.g, y);
+        let x = self.activations(y, 4, false);
+        let y = self.conv(x, [16, 1, 1, 8], 1);
+        let sum = binary::add(&mut self.g, y, trunk);
+        let trunk = unary::relu(&mut self.g, sum);
+
+        let x = self.activations(trunk, 4, false);
+        let y = self.conv(x, [16, 3, 3, 1], 1);
+        let y = unary::relu6(&mut self.g, y);
+        let x = self.activations(y, 4, false);
+        let y = self.conv(x, [20, 1, 1, 16], 1);
+        let mean = reduce::global_average_pool(&mut self.g, y);
+        let mean = unary::cast(&mut self.g, mean, self.to);
+        let x = self.activations(mean, 8, true);
+        let logits = self.linear(x, [5, 20]);
+        self.g.output("codes", x.codes);
+        self.g.output("trunk", trunk);
+        self.g.output("logits", logits);
+        logits
+    }
+}
+
+fn run(graph: &Graph, values: &Values, variant: usize) -> Values {
+    let params = Params::upload(gpu(), &Values::new()).expect("the device works");
+    let options = PlanOptions { variant, ..PlanOptions::default() };
+    let plan = Plan::compile(gpu(), graph, &params, &mut Scratch::default(), options).expect("the device works");
+    plan.poison(0x7FC0_1234);
+    plan.call(values).expect("the device works")
+}
+
+fn count(graph: &Graph, op: &str) -> usize {
+    graph.nodes().iter().filter(|node| node.op.name() == op).count()
+}
+
+#[track_caller]
+fn assert_same(found: &Values, expected: &Values, what: &str) {
+    for (name, expected) in expected {
+        compare(&found[name], expected, Tolerance::EXACT).unwrap_or_else(|e| panic!("{what}: {name}: {e}"));
+    }
+}
+
+#[test]
+fn a_network_on_codes_is_the_same_to_the_bit_everywhere() {
+    for to in [DType::F32, DType::F16] {
+        let (graph, values) = Net::new(On::Codes, true, to).build();
+        let fused = fuse(&graph);
+        let twin = interpret(&fused, &values, &Values::new());
+        for variant in [0, 1, 99] {
+            assert_same(&run(&fused, &values, variant), &twin, &format!("{to}, variant {variant}"));
+        }
+    }
+}
+
+#[test]
+fn fusing_leaves_the_products_alone() {
+    let (graph, _) = Net::new(On::Codes, true, DType::F32).build();
+    let fused = fuse(&graph);
+    for gone in ["scale_shift", "unary", "binary"] {
+        assert!(count(&graph, gone) > 0 && count(&fused, gone) == 0, "{} nodes of {gone} are left", count(&fused, gone));
+    }
+    // Left are the quantizers of seven weights, of the image and of the mean.
+    assert_eq!([count(&graph, "quantize"), count(&fused, "quantize")], [14, 9]);
+}
+
+#[test]
+fn fusing_changes_no_bit_where_no_norm_is_folded() {
+    let (mut graph, values) = Net::new(On::Codes, false, DType::F16).build();
+    // In f16 a sum with a skip connection is rounded once less when it is fused: there only what is before it is compared, the
+    // codes behind the second convolution.
+    let before = graph.nodes().iter().filter(|n| n.op.name() == "quantize").nth(6).map(|n| n.outputs[0]);
+    for name in ["codes", "trunk", "logits"] {
+        graph.output(name, before.expect("a quantizer"));
+    }
+    for (graph, values) in [Net::new(On::Codes, false, DType::F32).build(), (graph, values)] {
+        let fused = fuse(&graph);
+        assert!(count(&fused, "quantize") < count(&graph, "quantize"));
+        assert_same(&interpret(&fused, &values, &Values::new()), &interpret(&graph, &values, &Values::new()), "fused");
+    }
+}
+
+#[test]
+fn a_network_on_codes_computes_what_fake_quantization_does() {
+    let (codes, values) = Net::new(On::Codes, true, DType::F32).build();
+    let (floats, same) = Net::new(On::Values, true, DType::F32).build();
+    assert_eq!(values.keys().collect::<Vec<_>>(), same.keys().collect::<Vec<_>>());
+    let expected = interpret(&floats, &same, &Values::new());
+    let found = interpret(&fuse(&codes), &values, &Values::new());
+    for name in ["trunk", "logits"] {
+        compare(&found[name], &expected[name], Tolerance::of(1e-5)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let spread = expected[name].to_f32().iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
+        assert!(spread.1 - spread.0 > 0.5, "{name} is all alike: {spread:?}");
+    }
+}
+
+#[test]
+fn training_on_codes_has_the_gradients_of_fake_quantization() {
+    let (codes, values) = Net::new(On::Codes, true, DType::F32).build_training();
+    let (floats, _) = Net::new(On::Values, true, DType::F32).build_training();
+    let expected = interpret(&floats, &values, &Values::new());
+    let fused = fuse(&codes);
+    // What a backward reads is still there; the products write it beside the codes.
+    assert_eq!([count(&codes, "quantize"), count(&fused, "quantize"), count(&fused, "scale_shift")], [14, 9, 0]);
+    let found = [interpret(&fused, &values, &Values::new()), run(&fused, &values, 0), run(&fused, &values, 99)];
+    assert!(expected.len() > 30);
+    for (name, expected) in &expected {
+        // Sums over hundreds of pixels and channels, in another order.
+        let tolerance = Tolerance { absolute: 1e-4 * size(expected), relative: 1e-4 };
+        for found in &found {
+            compare(&found[name], expected, tolerance).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+}
+
+/// The largest element.
+fn size(host: &Host) -> f32 {
+    if host.dtype() == DType::I8 { 0.0 } else { host.to_f32().iter().fold(0.0, |m, v| v.abs().max(m)) }
+}
