@@ -73,7 +73,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     for (var o = 0u; o < PIXELS; o++) {
         if ox + o < p.out_width {
-            store_y(row * p.out_width + ox + o, piece * 4u, vec4<i32>(sums[o]));
+            store_sums(row * p.out_width + ox + o, piece * 4u, vec4<i32>(sums[o]));
         }
     }
 }

@@ -16,7 +16,7 @@ fn floats_of(sums: vec4<i32>) -> vec4<f32> {
 }
 
 // Stores the results of columns `column`..`column + 4`.
-fn store_y(row: u32, column: u32, sums: vec4<i32>) {
+fn store_sums(row: u32, column: u32, sums: vec4<i32>) {
     if row < p.m && column < p.n {
         finish(row, column, sums, residual_at(row * (p.n / 4u) + column / 4u));
     }

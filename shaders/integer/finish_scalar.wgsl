@@ -18,7 +18,7 @@ fn float_of(sum: i32) -> f32 {
 }
 
 // Stores the results of columns `column`..`column + 4`.
-fn store_y(row: u32, column: u32, sums: vec4<i32>) {
+fn store_sums(row: u32, column: u32, sums: vec4<i32>) {
     if row >= p.m {
         return;
     }

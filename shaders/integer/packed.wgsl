@@ -100,7 +100,7 @@ fn main(
         let row = tile_m * TILE_M + (i / 4u * LANES_M + lane_m) * 4u + i % 4u;
         for (var j = 0u; j < COLUMN_BLOCKS; j++) {
             let column = tile_n * TILE_N + (j * LANES_N + lane_n) * 4u;
-            store_y(row, column, sums[i * COLUMN_BLOCKS + j]);
+            store_sums(row, column, sums[i * COLUMN_BLOCKS + j]);
         }
     }
 }
