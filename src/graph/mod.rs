@@ -195,6 +195,11 @@ impl Graph {
         self.scope.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
     }
 
+    /// The name of the current scope.
+    pub(crate) fn scope(&self) -> String {
+        self.scope.join(".")
+    }
+
     /// Shape and element type of a value.
     pub fn ty(&self, var: Var) -> TensorType {
         self.values[var.0].ty

@@ -1,5 +1,6 @@
 //! What a model is made of: the part of a checkpoint that is not numbers.
 
+use crate::quant::Quantization;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,9 @@ pub struct ModelConfig {
     /// How queries look at the image: DETR's way unless a file says otherwise.
     #[serde(default, skip_serializing_if = "Attention::is_plain")]
     pub attention: Attention,
+    /// Low bits; a network of floats without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// No sane model is wider, deeper or has more queries than this; larger numbers in a file are damage or malice. No weight
@@ -155,6 +159,7 @@ impl ModelConfig {
             classes: 91,
             class_names: Vec::new(),
             attention: Attention::Plain,
+            quantization: None,
         })
     }
 

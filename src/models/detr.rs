@@ -9,6 +9,7 @@ use crate::graph::Var;
 use crate::kernels::concat::concat;
 use crate::kernels::position::{mask_resize, sine_position};
 use crate::kernels::unary::{cast, sigmoid};
+use crate::nn::quantized::Quantizing;
 use crate::nn::{Conv, Linear, Net, Precision, mlp};
 use crate::tensor::{DType, TensorType};
 use std::fmt;
@@ -122,10 +123,22 @@ fn inputs(net: &mut Net, BatchSize { images, height, width }: BatchSize) -> [Var
 /// # Panics
 /// As [`detr`].
 pub fn for_training(config: &ModelConfig, size: BatchSize, precision: Precision, dropout: f32, query_groups: usize) -> (Net, Forward) {
-    let mut net = Net::for_training(precision, dropout);
+    let mut net = Net::for_training(precision, dropout).with_quantization(config.quantization.as_ref(), Quantizing::Run);
     let [pixels, mask] = inputs(&mut net, size);
     let forward = forward(&mut net, config, pixels, mask, Results::Layers { query_groups });
     (net, forward)
+}
+
+/// The network in floats, with what its quantizers would quantize as outputs [`OBSERVED`](crate::nn::quantized::OBSERVED) and their
+/// [`places`](Net::places).
+///
+/// # Panics
+/// As [`detr`].
+pub fn observing(config: &ModelConfig, size: BatchSize) -> Net {
+    let mut net = Net::new(Precision::F32).with_quantization(config.quantization.as_ref(), Quantizing::Observe);
+    let [pixels, mask] = inputs(&mut net, size);
+    forward(&mut net, config, pixels, mask, Results::Answers);
+    net
 }
 
 /// The inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
@@ -135,7 +148,7 @@ pub fn for_training(config: &ModelConfig, size: BatchSize, precision: Precision,
 /// When the image is too small for the backbone to leave a cell, or a tensor would have more than 2³² elements: see
 /// [`ModelConfig::validate`] and [`super::Detector`].
 pub fn detr(config: &ModelConfig, size: BatchSize, precision: Precision, results: Results) -> Net {
-    let mut net = Net::new(precision);
+    let mut net = Net::new(precision).with_quantization(config.quantization.as_ref(), Quantizing::Run);
     let [pixels, mask] = inputs(&mut net, size);
     let all = forward(&mut net, config, pixels, mask, results);
     let mut output = |name: &str, var: Var| {

@@ -17,6 +17,6 @@ pub mod transformer;
 pub use classifier::Classifier;
 pub use config::ModelConfig;
 pub use detector::Detector;
-pub use detr::{BatchSize, Results, detr, for_training};
+pub use detr::{BatchSize, Results, detr, for_training, observing};
 pub use postprocess::Detection;
 pub use session::Session;

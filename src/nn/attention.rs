@@ -1,9 +1,11 @@
 //! Multi-head attention.
 
-use super::dropout::place;
+use super::dropout::{dropout, place};
+use super::quantized::attention_codes;
 use super::{Init, Linear, Net};
 use crate::graph::Var;
 use crate::kernels::attention::{attention, attention_with_prior};
+use crate::kernels::head_codes::{self, HeadCodes};
 use crate::kernels::heads::{mix, scores, scores_with_prior};
 use crate::kernels::softmax::softmax;
 
@@ -41,7 +43,8 @@ impl MultiheadAttention {
             let q = input.forward(net, "q_proj", query);
             let k = input.forward(net, "k_proj", key);
             let v = input.forward(net, "v_proj", value);
-            let mixed = if net.training().is_some() { self.in_parts(net, [q, k, v]) } else { self.fused(net, [q, k, v]) };
+            let in_parts = net.training().is_some() || net.quantization().is_some();
+            let mixed = if in_parts { self.in_parts(net, [q, k, v]) } else { self.fused(net, [q, k, v]) };
             output.forward(net, "out_proj", mixed)
         })
     }
@@ -56,14 +59,38 @@ impl MultiheadAttention {
         }
     }
 
-    /// In kernels that have gradients, with dropout on the attention map.
+    /// In kernels that have gradients, with dropout on the attention map; on codes where the network has quantizers.
     fn in_parts(self, net: &mut Net, [q, k, v]: [Var; 3]) -> Var {
-        let logits = match self.prior {
+        let codes = [("q_act", q), ("k_act", k), ("v_act", v)].map(|(name, x)| attention_codes(net, name, x, self.heads));
+        let [Some(q), Some(k), Some(v)] = codes else {
+            let logits = self.scores(net, q, k);
+            let map = softmax(net, logits, self.mask);
+            let _ = attention_codes(net, "map_act", map, self.heads);
+            let dropout = place(net, "dropout");
+            return mix(net, map, v, dropout);
+        };
+        let logits = self.scores_of_codes(net, q, k);
+        let map = softmax(net, logits, self.mask);
+        let map = dropout(net, "dropout", map);
+        let to = net.precision().dtype();
+        let map = attention_codes(net, "map_act", map, self.heads).expect("where queries have codes, maps have them too");
+        head_codes::mix(net, map, v, to)
+    }
+
+    fn scores(self, net: &mut Net, q: Var, k: Var) -> Var {
+        match self.prior {
             None => scores(net, q, k, self.heads),
             Some(Prior { centre, inverse_width, columns }) => scores_with_prior(net, [q, k], self.heads, columns, [centre, inverse_width]),
-        };
-        let map = softmax(net, logits, self.mask);
-        let dropout = place(net, "dropout");
-        mix(net, map, v, dropout)
+        }
+    }
+
+    fn scores_of_codes(self, net: &mut Net, q: HeadCodes, k: HeadCodes) -> Var {
+        let to = net.precision().dtype();
+        match self.prior {
+            None => head_codes::scores(net, q, k, self.heads, to),
+            Some(Prior { centre, inverse_width, columns }) => {
+                head_codes::scores_with_prior(net, [q, k], self.heads, to, columns, [centre, inverse_width])
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Convolutions.
 
+use super::quantized::{Operands, operands};
 use super::{Init, Net, frozen_batch_norm};
 use crate::graph::Var;
 use crate::kernels::conv::{Window, conv2d, conv2d_bias};
 use crate::kernels::depthwise::depthwise;
+use crate::kernels::integer::{self, Codes};
 
 /// PyTorch's `nn.Conv2d` with a square kernel, padded so that stride 1 keeps the size: `weight [channels, k, k, C/groups]`.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +43,10 @@ impl Conv {
         // torchvision's start, whose fan counts the channels of one group.
         let outputs = if self.depthwise { 1 } else { self.channels };
         let init = Init::kaiming(outputs * self.kernel * self.kernel);
-        net.scoped(name, |net| {
-            let weight = self.weight(net, x, init);
-            if self.depthwise { depthwise(net, x, weight, self.window) } else { conv2d(net, x, weight, self.window) }
+        net.scoped(name, |net| match operands(net, x, &self.shape(net, x), init) {
+            Operands::Floats { x, weight } if self.depthwise => depthwise(net, x, weight, self.window),
+            Operands::Floats { x, weight } => conv2d(net, x, weight, self.window),
+            Operands::Codes { x, weight } => self.integer(net, x, weight, None),
         })
     }
 
@@ -56,15 +59,28 @@ impl Conv {
         assert!(!self.depthwise, "{name}: a depthwise convolution has no bias");
         let init = Init::fan_in(self.kernel * self.kernel * net.shape(x).last());
         net.scoped(name, |net| {
-            let weight = self.weight(net, x, init);
+            let operands = operands(net, x, &self.shape(net, x), init);
             let bias = net.param("bias", [self.channels], init);
-            conv2d_bias(net, x, weight, bias, self.window)
+            match operands {
+                Operands::Floats { x, weight } => conv2d_bias(net, x, weight, bias, self.window),
+                Operands::Codes { x, weight } => self.integer(net, x, weight, Some(bias)),
+            }
         })
     }
 
-    fn weight(self, net: &mut Net, x: Var, init: Init) -> Var {
+    fn integer(self, net: &mut Net, x: Codes, weight: Codes, bias: Option<Var>) -> Var {
+        let to = net.precision().dtype();
+        if self.depthwise {
+            integer::depthwise(net, x, weight, bias, self.window, to)
+        } else {
+            integer::conv(net, x, weight, bias, self.window, to)
+        }
+    }
+
+    /// The shape of its weights.
+    fn shape(self, net: &Net, x: Var) -> [usize; 4] {
         let c = if self.depthwise { 1 } else { net.shape(x).last() };
-        net.weight("weight", [self.channels, self.kernel, self.kernel, c], init)
+        [self.channels, self.kernel, self.kernel, c]
     }
 }
 

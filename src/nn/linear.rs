@@ -1,8 +1,10 @@
 //! Linear layers and stacks of them.
 
+use super::quantized::{Operands, operands};
 use super::{Init, Net};
 use crate::graph::Var;
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::integer;
 use crate::kernels::linear::Linear as LinearOp;
 use crate::kernels::unary::relu;
 use crate::tensor::DType;
@@ -48,9 +50,15 @@ impl Linear {
         let k = net.shape(x).last();
         let default = Init::fan_in(k);
         net.scoped(name, |net| {
-            let weight = net.weight("weight", [self.features, k], self.weight.unwrap_or(default));
+            let operands = operands(net, x, &[self.features, k], self.weight.unwrap_or(default));
             let bias = net.param("bias", [self.features], self.bias.unwrap_or(default));
-            net.apply(LinearOp { epilogue: Epilogue::bias(true), to: self.to }, &[x, weight, bias])
+            match operands {
+                Operands::Floats { x, weight } => net.apply(LinearOp { epilogue: Epilogue::bias(true), to: self.to }, &[x, weight, bias]),
+                Operands::Codes { x, weight } => {
+                    let to = self.to.unwrap_or(net.precision().dtype());
+                    integer::linear(net, x, weight, Some(bias), to)
+                }
+            }
         })
     }
 }

@@ -18,6 +18,7 @@ mod init;
 mod linear;
 mod net;
 mod norm;
+pub mod quantized;
 
 pub use attention::{MultiheadAttention, Prior};
 pub use conv::{Conv, conv_norm};

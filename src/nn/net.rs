@@ -1,9 +1,11 @@
 //! A graph under construction that knows its parameters and its precision.
 
 use super::Init;
+use super::quantized::{Place, Quantizing};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
 use crate::kernels::unary;
+use crate::quant::Quantization;
 use crate::tensor::{DType, Shape, TensorType};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -69,12 +71,41 @@ pub struct Net {
     specs: BTreeMap<String, ParamSpec>,
     casts: HashMap<Var, Var>,
     training: Option<Training>,
+    quantization: Option<(Quantization, Quantizing)>,
+    places: Vec<Place>,
 }
 
 impl Net {
     /// An empty network.
     pub fn new(precision: Precision) -> Self {
-        Self { graph: Graph::new(), precision, specs: BTreeMap::new(), casts: HashMap::new(), training: None }
+        Self {
+            graph: Graph::new(),
+            precision,
+            specs: BTreeMap::new(),
+            casts: HashMap::new(),
+            training: None,
+            quantization: None,
+            places: Vec::new(),
+        }
+    }
+
+    /// The same with quantizers where the configuration has them.
+    pub fn with_quantization(self, quantization: Option<&Quantization>, doing: Quantizing) -> Self {
+        Self { quantization: quantization.map(|q| (q.clone(), doing)), ..self }
+    }
+
+    /// The low bits of the network, and what it does with them.
+    pub fn quantization(&self) -> Option<&(Quantization, Quantizing)> {
+        self.quantization.as_ref()
+    }
+
+    /// The quantizers of a network that only observes.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    pub(super) fn place(&mut self, place: Place) {
+        self.places.push(place);
     }
 
     /// An empty network for training: made of nodes that have gradients, and with dropout. Its first input is `seed`, u32 `[1]`.

@@ -5,9 +5,11 @@ mod bits;
 mod histogram;
 mod observer;
 pub mod pack;
+mod policy;
 mod quantizer;
 mod range;
 
 pub use bits::Bits;
 pub use observer::Observer;
+pub use policy::{LayerBits, Preset, Quantization};
 pub use quantizer::{Granularity, Method, Quantizer, Sign, Steps};

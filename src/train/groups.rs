@@ -7,6 +7,7 @@ use crate::graph::Layout;
 use crate::kernels::optim::BLOCK;
 use crate::models::config::Backbone;
 use crate::nn::ParamSpec;
+use crate::nn::quantized::is_quantizers;
 use crate::tensor::{Host, TensorType};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,8 @@ pub struct GroupConfig {
     pub lr: f64,
     /// AdamW's weight decay.
     pub weight_decay: f64,
-    /// Whether biases and the parameters of norms, which are those of one dimension, decay too, as in DETR.
+    /// Whether biases and the parameters of norms, which are those of one dimension, decay too, as in DETR. Step sizes and zero
+    /// points never do.
     pub decay_vectors: bool,
     /// What is different for some; a later rule counts more.
     pub rules: Vec<Rule>,
@@ -171,7 +173,7 @@ impl GroupConfig {
 
     /// Learning rate and weight decay of a parameter.
     fn rates_of(&self, name: &str, spec: &ParamSpec) -> [f64; 2] {
-        let decays = self.decay_vectors || spec.shape.rank() > 1;
+        let decays = (self.decay_vectors || spec.shape.rank() > 1) && !is_quantizers(name);
         let rules = self.rules.iter().filter(|rule| names(&rule.name, name));
         let rates =
             rules.fold([self.lr, self.weight_decay], |[lr, decay], rule| [rule.lr.unwrap_or(lr), rule.weight_decay.unwrap_or(decay)]);
