@@ -361,7 +361,14 @@ impl Trainer {
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
         let constants = self.constants.bytes();
-        BTreeMap::from([("weights", arena), ("constants", constants), ("gradients", arena), ("optimizer", optimizer), ("scratch", scratch), ("io", io)])
+        BTreeMap::from([
+            ("weights", arena),
+            ("constants", constants),
+            ("gradients", arena),
+            ("optimizer", optimizer),
+            ("scratch", scratch),
+            ("io", io),
+        ])
     }
 }
 
