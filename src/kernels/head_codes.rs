@@ -260,27 +260,27 @@ fn test_state(heads: usize, alpha: f32, zero: Option<f32>, seed: u64) -> Host {
 pub fn cases() -> Vec<Case> {
     // One of each; primes; heads that do not fill words; DETR's, encoder and decoder; sums of several parts; one query or key.
     let shapes = [
-        (1, 1, 1, 1, 1),
-        (1, 1, 1, 2, 4),
-        (2, 7, 11, 3, 8),
-        (1, 65, 66, 2, 20),
-        (3, 5, 67, 2, 7),
-        (2, 33, 68, 4, 32),
-        (1, 100, 850, 8, 32),
-        (1, 70, 3, 2, 65),
-        (2, 1, 300, 2, 16),
-        (1, 9, 1030, 1, 33),
-        (1, 5, 6, 1, 300),
-        (1, 300, 1, 2, 4),
-        (1, 66, 76, 2, 64),
-        (4400, 3, 5, 16, 2),
+        [1, 1, 1, 1, 1],
+        [1, 1, 1, 2, 4],
+        [2, 7, 11, 3, 8],
+        [1, 65, 66, 2, 20],
+        [3, 5, 67, 2, 7],
+        [2, 33, 68, 4, 32],
+        [1, 100, 850, 8, 32],
+        [1, 70, 3, 2, 65],
+        [2, 1, 300, 2, 16],
+        [1, 9, 1030, 1, 33],
+        [1, 5, 6, 1, 300],
+        [1, 300, 1, 2, 4],
+        [1, 66, 76, 2, 64],
+        [4400, 3, 5, 16, 2],
     ];
     shapes.into_iter().enumerate().flat_map(|(i, shape)| cases_of(shape, i as u64)).collect()
 }
 
-fn cases_of((b, n, s, heads, d): (usize, usize, usize, usize, usize), i: u64) -> Vec<Case> {
+fn cases_of([b, n, s, heads, d]: [usize; 5], i: u64) -> Vec<Case> {
     // Every third time all terms have one sign and nearly the largest size: sums that f32 does not hold.
-    let (share, zero) = if i % 3 == 0 { (0.1, Some(-128.0)) } else { (1.0, None) };
+    let (share, zero) = if i.is_multiple_of(3) { (0.1, Some(-128.0)) } else { (1.0, None) };
     let [q, k, v] = [(n, 1), (s, 2), (s, 3)].map(|(length, seed)| test_codes([b, length, heads * d], share, 10 * i + seed));
     let map = test_codes([b, heads, n, s], share, 10 * i);
     let states = [1, 2].map(|seed| test_state(heads, 0.02, zero, 10 * i + seed));
