@@ -64,6 +64,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("mask_resize", "of integers"),
     ("max_pool_backward", "backward"),
     ("prior_backward", "backward"),
+    ("probe", "measures the device"),
     ("sine_position", "of integers"),
     ("softmax_backward", "backward"),
     ("square_sums", "optimizer"),

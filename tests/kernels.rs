@@ -60,6 +60,7 @@ families!(
     pool,
     position,
     prior,
+    probe,
     reduce,
     scale_shift,
     softmax,

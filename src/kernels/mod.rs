@@ -23,6 +23,7 @@ pub mod optim;
 pub mod pool;
 pub mod position;
 pub mod prior;
+pub mod probe;
 pub mod reduce;
 mod rows;
 pub mod scale_shift;
@@ -53,6 +54,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "pool", cases: pool::cases },
     Family { name: "position", cases: position::cases },
     Family { name: "prior", cases: prior::cases },
+    Family { name: "probe", cases: probe::cases },
     Family { name: "reduce", cases: reduce::cases },
     Family { name: "scale_shift", cases: scale_shift::cases },
     Family { name: "softmax", cases: softmax::cases },
