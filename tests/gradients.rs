@@ -26,6 +26,7 @@ const DIFFERENTIABLE: &[(&str, usize)] = &[
     ("conv", 100),
     ("cross_entropy", 40),
     ("depthwise", 200),
+    ("distance", 150),
     ("dropout", 80),
     ("focal", 40),
     ("layer_norm", 200),
@@ -41,7 +42,7 @@ const DIFFERENTIABLE: &[(&str, usize)] = &[
 ];
 
 /// Float inputs that are data and have no gradient.
-const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2]), ("focal", &[2])];
+const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2]), ("distance", &[1, 3]), ("focal", &[2])];
 
 /// Ops without a gradient, and why.
 const WITHOUT: &[(&str, &str)] = &[
@@ -56,6 +57,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("cross_entropy_backward", "backward"),
     ("depthwise_input_gradient", "backward"),
     ("depthwise_weight_gradient", "backward"),
+    ("distance_backward", "backward"),
     ("focal_backward", "backward"),
     ("frozen_norm", "its inputs are frozen"),
     ("layer_norm_backward", "backward"),

@@ -4,6 +4,7 @@
 
 mod config;
 pub mod criterion;
+pub mod distill;
 mod evaluate;
 mod graph;
 pub mod groups;
