@@ -2,13 +2,15 @@
 #import common/reduce.wgsl
 
 // y = (x - mean) / sqrt(variance + eps) · weight + bias for each row, LANES invocations a row. p.pieces counts the numbers or
-// vec4s of numbers in a row. The variance is summed from differences to the mean: E[x²] - mean² would lose everything in
-// rows far from zero. The row is read three times: the second and third time it is in the cache.
+// vec4s of numbers in a row; p.freedom divides the squares: all columns, or one less. The variance is summed from differences to
+// the mean: E[x²] - mean² would lose everything in rows far from zero. The row is read three times: the second and third time it
+// is in the cache.
 
 struct Params {
     rows: u32,
     pieces: u32,
     columns: u32,
+    freedom: u32,
     eps: f32,
 }
 
@@ -41,7 +43,7 @@ fn main(
         let d = wide(x[start + i]) - mean;
         sum += d * d;
     }
-    let variance = reduce_sum(local, sum_of(sum)) / f32(p.columns);
+    let variance = reduce_sum(local, sum_of(sum)) / f32(p.freedom);
     let r = 1.0 / sqrt(variance + p.eps);
 
     for (var i = lane; i < pieces; i += LANES) {

@@ -2,7 +2,7 @@
 #import common/reduce.wgsl
 
 // The gradients of a layer norm. With n = (x - mean) · r, r = 1 / sqrt(variance + eps), g = d_y · weight:
-//   d_x = r · (g - mean(g) - n · mean(g · n)),   d_weight = Σ d_y · n,   d_bias = Σ d_y   over the rows.
+//   d_x = r · (g - mean(g) - n · Σ g · n / p.freedom),   d_weight = Σ d_y · n,   d_bias = Σ d_y   over the rows.
 //
 // A workgroup takes the p.chunk rows of one part, GROUP / LANES at a time, and leaves one row of sums for weight and bias;
 // the sums over the parts are nodes of their own. The statistics are computed again from x, which must be read anyway.
@@ -11,6 +11,7 @@ struct Params {
     rows: u32,
     pieces: u32,
     columns: u32,
+    freedom: u32,
     chunk: u32,
     eps: f32,
 }
@@ -68,7 +69,7 @@ fn main(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) grou
             let d = wide(x[start + i]) - mean;
             sum += d * d;
         }
-        let r = 1.0 / sqrt(reduce_sum(local, sum_of(sum)) / f32(p.columns) + p.eps);
+        let r = 1.0 / sqrt(reduce_sum(local, sum_of(sum)) / f32(p.freedom) + p.eps);
 
         var g_sum = wide();
         var gn_sum = wide();
@@ -85,7 +86,7 @@ fn main(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) grou
             }
         }
         let g_mean = reduce_sum(local, sum_of(g_sum)) / f32(p.columns);
-        let gn_mean = reduce_sum(local, sum_of(gn_sum)) / f32(p.columns);
+        let gn_mean = reduce_sum(local, sum_of(gn_sum)) / f32(p.freedom);
         for (var i = lane; i < pieces; i += LANES) {
             let n = (wide(x[start + i]) - mean) * r;
             let g = wide(d_y[start + i]) * wide(weight[i]);

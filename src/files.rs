@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read; [`Error::Format`] when it is a folder or a device, larger than `limit` or not UTF-8.
-pub(crate) fn read_text(path: impl AsRef<Path>, limit: u64) -> Result<String> {
+pub fn read_text(path: impl AsRef<Path>, limit: u64) -> Result<String> {
     let path = path.as_ref();
     // Asked before opening: opening a named pipe would wait for a writer.
     if !fs::metadata(path).map_err(Error::io(path))?.is_file() {
@@ -32,7 +32,7 @@ pub(crate) fn read_text(path: impl AsRef<Path>, limit: u64) -> Result<String> {
 ///
 /// # Errors
 /// [`Error::Io`]; nothing is left behind.
-pub(crate) fn write_whole(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub fn write_whole(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let mut beside = path.file_name().unwrap_or_default().to_owned();
     beside.push(format!(".{}.part", std::process::id()));

@@ -27,7 +27,8 @@
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
 //! | [`train`] | matching, criterion, optimizer and schedules, the training step and the loop, resuming |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
-//! | [`draw`] | boxes and labels on pictures |
+//! | [`draw`] | boxes and labels on pictures, roofline plots |
+//! | [`files`] | reading and writing small files safely |
 //!
 //! The command (`src/main.rs`, `src/cli/`) is a user of this library: one file a subcommand.
 //!
@@ -64,7 +65,7 @@ pub mod data;
 pub mod draw;
 pub mod error;
 pub mod eval;
-mod files;
+pub mod files;
 pub mod gpu;
 pub mod graph;
 pub mod kernels;

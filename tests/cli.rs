@@ -57,6 +57,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (vec!["detect", "a.jpg", "--batch", "0"], "--batch"),
         (vec!["detect", "a.jpg", "--model", "m", "--preset", "p"], "cannot be used with"),
         (vec!["bench", "model", "--size", "9"], "HEIGHTxWIDTH"),
+        (vec!["bench", "kernels", "--shader", "a.wgsl"], "--filter"),
+        (vec!["bench", "kernels", "--threshold", "1.2"], "--compare"),
+        (vec!["bench", "kernels", "--compare", "a.json", "--threshold", "-1"], "above 0"),
+        (vec!["bench", "kernels", "--runs", "0"], "--runs"),
         (vec!["info", "--tier", "magic"], "portable"),
     ] {
         let run = run(&args);
@@ -68,6 +72,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
     run(args!["detect", asset("images/bear.jpg"), "--preset", "detr-vgg"]).fails(2, &["resnet50", "mobilenet_v2"]);
     run(args!["detect", asset("images/bear.jpg"), "--shorter", "900", "--longer", "800"]).fails(2, &["--longer 800"]);
     run(["check", "--filter", "no such op"]).fails(2, &["linear"]);
+    run(["bench", "kernels", "--quick", "--filter", "no such op"]).fails(2, &["no such op", "linear"]);
 }
 
 #[test]
@@ -281,4 +286,64 @@ fn the_readme_begins_with_two_commands_and_names_every_subcommand() {
     for subcommand in subcommands() {
         assert!(readme.contains(&format!("qdetr {subcommand}")), "README does not mention `qdetr {subcommand}`");
     }
+}
+
+/// `bench kernels` on the smallest cases of one op.
+fn bench_kernels(more: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = args!["bench", "kernels", "--quick", "--runs", "2", "--filter", "softmax Softmax"].into();
+    all.extend(more);
+    all
+}
+
+#[test]
+fn bench_kernels_tells_rates_and_compares_with_an_earlier_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (earlier, csv, plot) = (folder.path().join("earlier.json"), folder.path().join("a.csv"), folder.path().join("a.png"));
+    let mut report = run(bench_kernels(args!["--json", "--csv", &csv, "--plot", &plot])).json();
+    let cases = report["cases"].as_array().expect("cases").clone();
+    assert!(!cases.is_empty() && report["roofline"]["copy_gb_s"].as_f64().is_some_and(|r| r > 0.0), "{report}");
+    for kernel in cases.iter().flat_map(|case| case["kernels"].as_array().expect("kernels")) {
+        assert!(kernel["roofline_percent"].as_f64().is_some_and(|p| p > 0.0) && kernel["wrong"].is_null(), "{kernel}");
+    }
+    let lines: usize = cases.iter().map(|case| case["kernels"].as_array().map_or(0, Vec::len)).sum();
+    assert_eq!(fs::read_to_string(&csv).expect("a table").lines().count(), lines + 1);
+    assert!(image::open(&plot).expect("a plot").width() > 0);
+    // Whatever the machine does meanwhile, it is faster than an hour and slower than a picosecond.
+    for (time, code) in [(3.6e9, 0), (1e-6, 1)] {
+        for case in report["cases"].as_array_mut().expect("cases") {
+            case["kernels"][0]["time_us"]["median"] = time.into();
+        }
+        fs::write(&earlier, report.to_string()).expect("it is written");
+        let compared = run(bench_kernels(args!["--compare", &earlier]));
+        assert_eq!(compared.code, Some(code), "{compared:?}");
+        assert!(compared.out.contains("slower than 1.1 times") && compared.out.contains("SLOWER") == (code == 1), "{compared:?}");
+    }
+    fs::write(&earlier, "{}").expect("it is written");
+    run(bench_kernels(args!["--compare", &earlier])).fails(1, &["earlier.json", "bench kernels --json"]);
+    run(bench_kernels(args!["--compare", folder.path().join("none.json")])).fails(1, &["none.json"]);
+}
+
+#[test]
+fn bench_kernels_times_only_a_strangers_shader_that_is_right() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("own.wgsl");
+    let with = |text: &str| {
+        fs::write(&path, text).expect("it is written");
+        run(bench_kernels(args!["--shader", &path]))
+    };
+    let ours = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/softmax.wgsl")).expect("ours");
+    let right = with(&ours);
+    assert!(right.code == Some(0) && right.out.contains("own.wgsl") && right.out.contains("run-time checks"), "{right:?}");
+    let fails = |text: &str, word: &str| {
+        let run = with(text);
+        assert_eq!((run.code, run.out.as_str()), (Some(1), ""), "{run:?}");
+        assert!(run.err.contains("own.wgsl") && run.err.contains(word) && !run.err.contains("bug in qdetr"), "no `{word}`: {run:?}");
+    };
+    fails(&ours.replace("@binding(1)", "@binding(7)"), "holes");
+    fails(&ours.replace("read_write>", "read>"), "");
+    fails("#import nothing.wgsl", "common/index.wgsl");
+    fails("fn main( {", "expected");
+    fails(&ours.replace("exp(", "sin("), "CPU twin");
+    let ambiguous = run(args!["bench", "kernels", "--quick", "--filter", "softmax", "--shader", &path]);
+    ambiguous.fails(2, &["--filter", "softmax_backward.wgsl"]);
 }

@@ -26,6 +26,7 @@ const DIFFERENTIABLE: &[(&str, usize)] = &[
     ("conv", 100),
     ("cross_entropy", 40),
     ("depthwise", 200),
+    ("distance", 150),
     ("dropout", 80),
     ("focal", 40),
     ("layer_norm", 200),
@@ -41,7 +42,7 @@ const DIFFERENTIABLE: &[(&str, usize)] = &[
 ];
 
 /// Float inputs that are data and have no gradient.
-const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2]), ("focal", &[2])];
+const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2]), ("distance", &[1, 3]), ("focal", &[2])];
 
 /// Ops without a gradient, and why.
 const WITHOUT: &[(&str, &str)] = &[
@@ -57,6 +58,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("depthwise_input_gradient", "backward"),
     ("depthwise_weight_gradient", "backward"),
     ("dequantize", "of integers; the gradient of codes is that of their values"),
+    ("distance_backward", "backward"),
     ("focal_backward", "backward"),
     ("frozen_norm", "its inputs are frozen"),
     ("integer_conv", "codes have no differences; tests/integer.rs compares with products of floats"),
@@ -77,6 +79,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("quantize_backward", "backward"),
     ("quantizer_state", "straight-through, as quantize"),
     ("quantizer_state_backward", "backward"),
+    ("probe", "measures the device"),
     ("sine_position", "of integers"),
     ("softmax_backward", "backward"),
     ("square_sums", "optimizer"),

@@ -63,6 +63,7 @@ families!(
     position,
     prior,
     quantize,
+    probe,
     reduce,
     scale_shift,
     softmax,

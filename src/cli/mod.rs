@@ -76,10 +76,15 @@ impl DeviceArgs {
         self.gpu.clone().into()
     }
 
-    /// Opens the device. In `QDETR_STRICT_WEBGPU` it gets WebGPU's default limits and no extensions.
-    pub(crate) fn open(&self) -> Result<Gpu> {
+    /// What the device is opened with. In `QDETR_STRICT_WEBGPU` it gets WebGPU's default limits and no extensions.
+    pub(crate) fn options(&self) -> Options {
         let webgpu_only = std::env::var_os("QDETR_STRICT_WEBGPU").is_some();
-        Gpu::open(&Options { select: self.select(), tier: self.tier, webgpu_only, ..Options::default() })
+        Options { select: self.select(), tier: self.tier, webgpu_only, ..Options::default() }
+    }
+
+    /// Opens the device.
+    pub(crate) fn open(&self) -> Result<Gpu> {
+        Gpu::open(&self.options())
     }
 
     /// Opens the GPU for a model. Without a `--tier`, kernels that need extensions prove themselves first; where the driver

@@ -25,6 +25,7 @@ pub mod optim;
 pub mod pool;
 pub mod position;
 pub mod prior;
+pub mod probe;
 pub mod quantize;
 pub mod reduce;
 mod rows;
@@ -59,6 +60,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "position", cases: position::cases },
     Family { name: "prior", cases: prior::cases },
     Family { name: "quantize", cases: quantize::cases },
+    Family { name: "probe", cases: probe::cases },
     Family { name: "reduce", cases: reduce::cases },
     Family { name: "scale_shift", cases: scale_shift::cases },
     Family { name: "softmax", cases: softmax::cases },

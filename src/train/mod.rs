@@ -6,6 +6,7 @@ mod accumulate;
 mod config;
 pub mod criterion;
 mod curves;
+pub mod distill;
 mod evaluate;
 mod graph;
 pub mod groups;

@@ -1,5 +1,6 @@
 //! `qdetr bench`: how fast, and where the time goes.
 
+mod kernels;
 mod model;
 mod profile;
 mod train;
@@ -23,6 +24,8 @@ pub(crate) struct Bench {
 enum What {
     /// A detector's forward: time, memory, and with --profile the time of each step
     Model(model::BenchModel),
+    /// Every kernel at the sizes of real models: time, rates, and how near the device's own limits
+    Kernels(kernels::BenchKernels),
     /// A training step: time, memory, and with --profile the time of each kernel launch
     Train(train::BenchTrain),
 }
@@ -31,6 +34,7 @@ impl Bench {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         match &self.what {
             What::Model(args) => args.run(device),
+            What::Kernels(args) => args.run(device),
             What::Train(args) => args.run(device),
         }
     }

@@ -1,4 +1,5 @@
-//! The losses of detection, one number a prediction: cross-entropy and focal loss of the class, L1 and GIoU of the box.
+//! The losses of detection, one number a prediction: cross-entropy and focal loss of the class, L1 and GIoU of the box; and the
+//! distance to a teacher's features.
 //!
 //! Every loss takes a weight for each prediction (a row), made by the host when it knows the matching: class weight, normalizer
 //! and importance in one factor. A row of weight 0 has a loss and a gradient of exactly 0, whatever stands in it. So
@@ -8,14 +9,17 @@
 
 mod boxes;
 mod cross_entropy;
+mod distance;
 mod focal;
 
 pub use boxes::{BoxLoss, BoxLossBackward};
 pub use cross_entropy::{CrossEntropy, CrossEntropyBackward};
+pub use distance::{Distance, DistanceBackward};
 pub use focal::{Focal, FocalBackward};
 
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Var, ids};
+use crate::kernels::reduce::total;
 use crate::tensor::{DType, Host, TensorType};
 
 const GROUP: usize = 256;
@@ -35,6 +39,21 @@ pub fn focal(g: &mut Graph, logits: Var, wanted: Var, weight: Var, alpha: f32, g
 pub fn boxes(g: &mut Graph, predicted: Var, wanted: Var, weight: Var) -> (Var, Var) {
     let outputs = g.apply_all(std::sync::Arc::new(BoxLoss), &[predicted, wanted, weight]);
     (outputs[0], outputs[1])
+}
+
+/// `weight · √(Σ_c (student[j] − teacher[partner[j]])² + 1e-12)` for each row j of `student` `[B, N, C]`; see [`Distance`]. The teacher
+/// learns nothing.
+pub fn distance(g: &mut Graph, student: Var, teacher: Var, partner: Var, weight: Var) -> Var {
+    g.apply(Distance { squared: false }, &[student, teacher, partner, weight])
+}
+
+/// The mean of `(student − teacher)²` over all elements of two tensors `[B, L, C]`: f32 `[1]`. The teacher learns nothing.
+pub fn mean_square(g: &mut Graph, student: Var, teacher: Var) -> Var {
+    let [b, l, c] = g.shape(student).blc();
+    let partner = g.constant(Host::u32([b, l], (0..b).flat_map(|_| 0..l as u32).collect()));
+    let weight = g.constant(Host::f32([b, l], vec![1.0 / (b * l * c) as f32; b * l]));
+    let rows = g.apply(Distance { squared: true }, &[student, teacher, partner, weight]);
+    total(g, rows)
 }
 
 /// The type of the losses of rows `[.., C]`: all dimensions but the last.
@@ -74,5 +93,5 @@ const TEST_LOGITS: [&[usize]; 8] = [&[1, 1], &[5, 1], &[1, 7], &[3, 5, 7], &[6, 
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [cross_entropy::cases(), focal::cases(), boxes::cases()].concat()
+    [cross_entropy::cases(), focal::cases(), boxes::cases(), distance::cases()].concat()
 }

@@ -1,0 +1,126 @@
+//! Checking and timing of one kernel.
+
+use super::subjects::Subject;
+use crate::cli::bench::Times;
+use qdetr::Result;
+use qdetr::gpu::{Dispatch, Gpu, shader};
+use qdetr::graph::check::{Case, check_case};
+use qdetr::graph::{Graph, Op, Params, Plan, PlanOptions, Scratch, Values};
+use qdetr::kernels::TABLE;
+use qdetr::tensor::Host;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Runs before those that count.
+const WARM_UP: usize = 3;
+
+/// Times kernels on a device, each text compiled once and each kernel checked once.
+pub(super) struct Bench {
+    pub(super) gpu: Gpu,
+    runs: usize,
+    /// The op table's cases by op, smallest first.
+    cases: BTreeMap<&'static str, Vec<Case>>,
+    /// Milliseconds to compile, by text.
+    compiled: BTreeMap<String, f64>,
+    /// What is wrong with a kernel, if anything, by its label and element width.
+    checked: BTreeMap<(String, bool), Option<String>>,
+}
+
+impl Bench {
+    pub(super) fn new(gpu: Gpu, runs: usize) -> Self {
+        let mut cases: BTreeMap<_, Vec<Case>> = BTreeMap::new();
+        for case in TABLE.iter().flat_map(|family| (family.cases)()) {
+            if gpu.capabilities().f16 || !case.needs_f16() {
+                cases.entry(case.op.name()).or_default().push(case);
+            }
+        }
+        let size = |case: &Case| case.inputs.iter().map(|h| h.shape().len()).sum::<usize>();
+        cases.values_mut().for_each(|cases| cases.sort_by_key(size));
+        Self { gpu, runs, cases, compiled: BTreeMap::new(), checked: BTreeMap::new() }
+    }
+
+    /// The kernels that this device has for a subject, best first.
+    pub(super) fn kernels(&self, subject: &Subject) -> Vec<Dispatch> {
+        let device = self.gpu.capabilities();
+        let mut kernels = subject.op.kernels(&subject.types, &subject.outputs(), device);
+        kernels.retain(|k| device.allows(k.tier));
+        kernels
+    }
+
+    /// The op table's cases of an op whose kernels on this device include one that `fits`, and which of them it is.
+    pub(super) fn cases_with(&self, op: &str, fits: impl Fn(usize, &Dispatch) -> bool) -> impl Iterator<Item = (&Case, usize)> {
+        self.cases.get(op).into_iter().flatten().filter_map(move |case| {
+            let types: Vec<_> = case.inputs.iter().map(Host::ty).collect();
+            let mut kernels = case.op.kernels(&types, &case.op.outputs(&types), self.gpu.capabilities());
+            kernels.retain(|k| self.gpu.capabilities().allows(k.tier));
+            let index = kernels.iter().enumerate().position(|(i, k)| fits(i, k))?;
+            Some((case, index))
+        })
+    }
+
+    /// What is wrong with a kernel on the smallest case of the op table that it computes; `None` when it is right.
+    pub(super) fn check(&mut self, op: &str, kernel: &Dispatch) -> Result<Option<String>> {
+        let key = (format!("{op} {}", label(kernel)), kernel.f16);
+        if let Some(known) = self.checked.get(&key) {
+            return Ok(known.clone());
+        }
+        let same = |_, k: &Dispatch| label(k) == label(kernel) && k.f16 == kernel.f16 && k.tier == kernel.tier;
+        let wrong = match self.cases_with(op, same).next() {
+            None => Some("no case of the op table runs this kernel".to_owned()),
+            Some((case, index)) => check_case(&self.gpu, case)?.swap_remove(index).result.err(),
+        };
+        self.checked.insert(key, wrong.clone());
+        Ok(wrong)
+    }
+
+    /// Milliseconds that the kernel's text took to compile, the first time.
+    pub(super) fn compile_ms(&mut self, kernel: &Dispatch) -> Result<f64> {
+        let text = shader::compose(kernel);
+        if let Some(&known) = self.compiled.get(&text) {
+            return Ok(known);
+        }
+        let started = Instant::now();
+        self.gpu.compile(&[kernel])?;
+        let ms = started.elapsed().as_secs_f64() * 1e3;
+        self.compiled.insert(text, ms);
+        Ok(ms)
+    }
+
+    /// Microseconds of an op's `variant`-th kernel: by the GPU's timestamps or, where it has none, by the host's clock, which
+    /// counts submitting and waiting too.
+    pub(super) fn time(&self, op: &Arc<dyn Op>, inputs: &[Host], variant: usize) -> Result<Times> {
+        let mut graph = Graph::new();
+        let vars: Vec<_> = inputs.iter().enumerate().map(|(i, host)| graph.input(&i.to_string(), host.ty())).collect();
+        graph.apply_all(op.clone(), &vars);
+        let params = Params::upload(&self.gpu, &Values::new())?;
+        let options = PlanOptions { variant, ..PlanOptions::default() };
+        let plan = Plan::compile(&self.gpu, &graph, &params, &mut Scratch::default(), options)?;
+        inputs.iter().enumerate().for_each(|(i, host)| plan.write(&i.to_string(), host));
+        let mut times = Vec::new();
+        for _ in 0..WARM_UP + self.runs {
+            times.push(if self.gpu.capabilities().timestamps { plan.profile()?[0].time_us } else { self.time_on_host(&plan)? });
+        }
+        Ok(Times::of(times.split_off(WARM_UP)))
+    }
+
+    fn time_on_host(&self, plan: &Plan) -> Result<f64> {
+        let started = Instant::now();
+        plan.run()?;
+        self.gpu.wait()?;
+        Ok(started.elapsed().as_secs_f64() * 1e6)
+    }
+}
+
+/// A kernel's file, the pieces that it is composed of, and its tile.
+pub(super) fn label(kernel: &Dispatch) -> String {
+    let stem = |name: &'static str| name.trim_end_matches(".wgsl").rsplit('/').next().unwrap_or_default();
+    let tile = |line: &'_ str| {
+        line.strip_prefix("const TILE_").and_then(|rest| rest.split_once(" = ")).map(|(_, n)| n.trim_end_matches("u;").to_owned())
+    };
+    let tile: Vec<String> = kernel.prelude.lines().filter_map(tile).collect();
+    let parts = kernel.parts.iter().map(|part| stem(part.name).to_owned());
+    let variant: Vec<String> = parts.chain((!tile.is_empty()).then(|| tile.join("x"))).collect();
+    let name = kernel.source.name.trim_end_matches(".wgsl");
+    if variant.is_empty() { name.to_owned() } else { format!("{name} ({})", variant.join(" ")) }
+}

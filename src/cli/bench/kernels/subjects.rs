@@ -1,0 +1,186 @@
+//! What is timed: the distinct nodes of real models, forward and training, and of the optimizer; where none of them uses an op of
+//! the table, the op's largest test case.
+
+use crate::cli::train::ready_or_file;
+use qdetr::Result;
+use qdetr::graph::check::{Case, noise};
+use qdetr::graph::{Graph, Op, fold, fuse, ids};
+use qdetr::kernels::TABLE;
+use qdetr::kernels::optim::{AdamW, BLOCK, Control, STATE, Update, accumulate, average, control, square_sums};
+use qdetr::models::config::Attention;
+use qdetr::models::{BatchSize, ModelConfig, Results, detector, detr};
+use qdetr::nn::Precision;
+use qdetr::tensor::{DType, Host, TensorType};
+use qdetr::train::criterion::Criterion;
+use qdetr::train::{StepOptions, train_graph};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Random numbers that are drawn for an input; a larger one repeats them.
+const DRAWN: usize = 1 << 16;
+
+/// An op on given inputs.
+pub(super) struct Subject {
+    pub(super) op: Arc<dyn Op>,
+    pub(super) types: Vec<TensorType>,
+    /// Of a test case: its inputs.
+    data: Option<Vec<Host>>,
+    /// How often it stands in which graph.
+    pub(super) uses: BTreeMap<&'static str, usize>,
+}
+
+impl Subject {
+    /// Op, attributes and input types, as the names of the op table's cases.
+    pub(super) fn name(&self) -> String {
+        format!("{} {:?}({})", self.op.name(), self.op, ids(&self.types))
+    }
+
+    pub(super) fn outputs(&self) -> Vec<TensorType> {
+        self.op.outputs(&self.types)
+    }
+
+    /// What to compute on.
+    pub(super) fn inputs(&self) -> Vec<Host> {
+        self.data.clone().unwrap_or_else(|| numbers(&self.types))
+    }
+
+    pub(super) fn needs_f16(&self) -> bool {
+        self.types.iter().chain(&self.outputs()).any(|t| t.dtype == DType::F16)
+    }
+}
+
+/// Numbers to compute on: floats in [-1, 1), small codes, and ones for what may be an index or a mask.
+pub(super) fn numbers(types: &[TensorType]) -> Vec<Host> {
+    let draw = |(i, ty): (usize, &TensorType)| {
+        let n = ty.shape.len();
+        if ty.dtype == DType::U32 {
+            return Host::u32(ty.shape.dims(), vec![1; n]);
+        }
+        let factor = if ty.dtype.is_float() { 1.0 } else { 7.0 };
+        let drawn = noise([n.min(DRAWN)], i as u64);
+        let all: Vec<f32> = drawn.to_f32().iter().map(|v| v * factor).cycle().take(n).collect();
+        Host::from_f32(*ty, all)
+    };
+    types.iter().enumerate().map(draw).collect()
+}
+
+/// The sizes that are asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) precision: Precision,
+    /// Small enough for a driver on the CPU.
+    pub(super) quick: bool,
+}
+
+/// All subjects, in the order of the graphs.
+pub(super) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
+    let mut all = Collected::default();
+    let small = ready_or_file("bccd-detr")?.model;
+    let large = ModelConfig::detr("resnet50")?;
+    let smca = ModelConfig { attention: Attention::Smca, ..if sizes.quick { small.clone() } else { ModelConfig::smca("resnet50")? } };
+    let extent = |height, width| BatchSize { images: sizes.batch, height, width };
+    if sizes.quick {
+        all.model(["small detr", "small detr, training"], &small, extent(64, 96), sizes.precision, false);
+        all.model(["small smca", "small smca, training"], &smca, extent(64, 96), sizes.precision, true);
+    } else {
+        all.model(["detr-resnet50", "detr-resnet50, training"], &large, extent(800, 1066), sizes.precision, false);
+        all.model(["detr-mobilenet", "detr-mobilenet, training"], &small, extent(480, 640), sizes.precision, false);
+        all.model(["smca-resnet50", "smca-resnet50, training"], &smca, extent(800, 1066), sizes.precision, true);
+    }
+    let trained = if sizes.quick { &small } else { &large };
+    let parameters: usize = detector::specs(trained)?.values().map(|spec| spec.shape.len()).sum();
+    all.graph("optimizer", &optimizer(parameters), false);
+    all.rest_of_the_table();
+    Ok(all.subjects)
+}
+
+#[derive(Default)]
+struct Collected {
+    subjects: Vec<Subject>,
+    /// Where a subject is in the list.
+    known: BTreeMap<String, usize>,
+}
+
+impl Collected {
+    /// The forward and the training step of a model; `new_ops` leaves out ops that were met before.
+    fn model(&mut self, names: [&'static str; 2], config: &ModelConfig, size: BatchSize, precision: Precision, new_ops: bool) {
+        let forward = fuse(&detr(config, size, precision, Results::Answers).into_parts().0);
+        self.graph(names[0], &fold(&forward, &|_| false).graph, new_ops);
+        let criterion = if config.attention == Attention::Smca { Criterion::SMCA } else { Criterion::DETR };
+        let options = StepOptions { precision, criterion, dropout: 0.1, query_groups: 0 };
+        let training = train_graph(config, size, options, &|_| true);
+        let fused = fuse(&training.graph);
+        let folded = fold(&fused, &|name| training.trained.contains_key(name)).graph;
+        self.graph(names[1], &folded, new_ops);
+    }
+
+    fn graph(&mut self, name: &'static str, graph: &Graph, new_ops: bool) {
+        let met: BTreeSet<&str> = self.subjects.iter().map(|s| s.op.name()).collect();
+        for node in graph.nodes().iter().filter(|node| !new_ops || !met.contains(node.op.name())) {
+            let subject = Subject { op: node.op.clone(), types: graph.types(&node.inputs), data: None, uses: BTreeMap::new() };
+            let index = *self.known.entry(subject.name()).or_insert(self.subjects.len());
+            if index == self.subjects.len() {
+                self.subjects.push(subject);
+            }
+            *self.subjects[index].uses.entry(name).or_default() += 1;
+        }
+    }
+
+    /// The largest case in f32 of each op that no graph has.
+    fn rest_of_the_table(&mut self) {
+        let met: BTreeSet<&str> = self.subjects.iter().map(|s| s.op.name()).chain(["probe"]).collect();
+        let mut largest: BTreeMap<&str, Case> = BTreeMap::new();
+        let size = |case: &Case| case.inputs.iter().map(|h| h.shape().len()).sum::<usize>();
+        let cases = TABLE.iter().flat_map(|family| (family.cases)());
+        for case in cases.filter(|case| !met.contains(case.op.name()) && !case.needs_f16()) {
+            if largest.get(case.op.name()).is_none_or(|known| size(known) < size(&case)) {
+                largest.insert(case.op.name(), case);
+            }
+        }
+        let subject = |case: Case| Subject {
+            types: case.inputs.iter().map(Host::ty).collect(),
+            op: case.op,
+            data: Some(case.inputs),
+            uses: BTreeMap::from([("test case", 1)]),
+        };
+        self.subjects.extend(largest.into_values().map(subject));
+    }
+}
+
+/// Everything that may be done with so many parameters behind a step.
+fn optimizer(parameters: usize) -> Graph {
+    let mut g = Graph::new();
+    let n = parameters.next_multiple_of(BLOCK);
+    let [x, gradient, m, v, shadow, sum] =
+        ["weights", "gradients", "first", "second", "average", "sum"].map(|name| g.input(name, TensorType::f32([n])));
+    let group = g.input("group", TensorType::new([n / BLOCK], DType::U32));
+    let keep = g.input("keep", TensorType::new([1], DType::U32));
+    let rates = g.input("rates", TensorType::f32([2, 2]));
+    let [scale, rate] = ["inverse_scale", "average_rate"].map(|name| g.input(name, TensorType::f32([1])));
+    let state = g.input("counters", TensorType::f32([STATE]));
+    let betas = [0.9, 0.999];
+    accumulate(&mut g, sum, gradient, keep);
+    let parts = square_sums(&mut g, gradient);
+    let control = control(&mut g, Control { max_norm: Some(0.1), betas }, parts, scale, state);
+    let x = AdamW { betas, epsilon: 1e-8 }.append(&mut g, Update { x, gradient, m, v, group, rates, control });
+    average(&mut g, shadow, x, rate);
+    g
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_op_of_the_table_is_a_subject_once() {
+        let subjects = subjects(Sizes { batch: 2, precision: Precision::F32, quick: true }).unwrap();
+        let found: BTreeSet<&str> = subjects.iter().map(|s| s.op.name()).collect();
+        let mut wanted: BTreeSet<&str> = TABLE.iter().flat_map(|family| (family.cases)()).map(|case| case.op.name()).collect();
+        wanted.remove("probe");
+        assert_eq!(found, wanted);
+        let names: BTreeSet<String> = subjects.iter().map(Subject::name).collect();
+        assert_eq!(names.len(), subjects.len());
+        assert!(subjects.iter().all(|s| s.inputs().iter().map(Host::ty).eq(s.types.iter().copied())));
+    }
+}
