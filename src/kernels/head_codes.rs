@@ -3,7 +3,7 @@
 //! Every operand is codes i8 with a state f32 `[h, 4]` of its quantizer: one step size alpha and stored zero z for each head.
 //!
 //! - [`IntegerScores`]: `y[b, h, n, s] = scale · alpha_q · alpha_k · Σ_c (q[b, n, c] − z_q) · (k[b, s, c] − z_k)` over the channels of head h,
-//!   with SMCA's [`prior`](super::prior) added if asked for.
+//!   with SMCA's [`prior`] added if asked for.
 //! - [`IntegerMix`]: `y[b, n, c] = alpha_p · alpha_v · Σ_s (p[b, h, n, s] − z_p) · (v[b, s, c] − z_v)`.
 //!
 //! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, map p `[B, h, N, S]`, all i8; y in f32 or f16. **Exactness**: the sum is an exact integer,
