@@ -9,6 +9,7 @@ use qdetr::models::config::Backbone;
 use qdetr::models::detector::{specs, wants};
 use qdetr::models::{BatchSize, Detector, ModelConfig, Results};
 use qdetr::nn::{Precision, initialize};
+use qdetr::quant::{Bits, Quantization};
 use qdetr::weights::{self, Checkpoint, Extras};
 use qdetr::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ pub(crate) struct ModelArgs {
     /// with -dc5), or detr-mobilenet_v2, whose backbone is trained
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// Low bits of a preset: weights-activations-attention, such as 4-4-8
+    #[arg(long, conflicts_with = "model")]
+    bits: Option<Bits>,
     /// What to compute in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
@@ -73,10 +77,12 @@ impl ModelArgs {
     }
 
     fn draw(&self, preset: &str) -> Result<Model> {
+        // Random weights take the same time whatever their step sizes are.
         let Some(backbone) = preset.strip_prefix("detr-") else {
             return Err(Error::Usage(format!("unknown preset `{preset}`; presets are named detr-BACKBONE, such as detr-resnet50")));
         };
         let config = ModelConfig::detr(backbone).map_err(|e| Error::Usage(e.to_string()))?;
+        let config = ModelConfig { quantization: self.bits.map(Quantization::new), ..config };
         let mut params = initialize(&specs(&config)?, SEED);
         let trained_backbone = matches!(config.backbone, Backbone::MobilenetV2(_));
         if trained_backbone {

@@ -169,6 +169,8 @@ pub(super) fn cases() -> Vec<Case> {
         ([1, 9, 8, 8], [12, 3, 3], window(1, 1), 3),
         ([2, 7, 6, 12], [5, 3, 3], window(2, 1), 1),
         ([1, 17, 19, 16], [68, 3, 3], window(1, 1), 4),
+        ([1, 1, 300, 72], [136, 1, 1], None, 2),
+        ([1, 17, 19, 16], [72, 3, 3], window(1, 1), 4),
     ];
     let mut cases = Vec::new();
     for (i, (image, [n, kh, kw], window, splits)) in shapes.into_iter().enumerate() {
