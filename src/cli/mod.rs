@@ -3,6 +3,7 @@
 //! Results go to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 101 a bug of ours.
 
 mod bench;
+mod bits;
 mod check;
 mod classify;
 mod completions;
@@ -14,6 +15,7 @@ mod model;
 mod output;
 mod pictures;
 mod plan;
+mod start;
 mod trace;
 mod train;
 
