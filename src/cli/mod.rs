@@ -15,6 +15,7 @@ mod model;
 mod output;
 mod pictures;
 mod plan;
+mod quantize;
 mod start;
 mod trace;
 mod train;
@@ -48,6 +49,8 @@ enum Command {
     Check(check::Check),
     /// Train a detector on annotated pictures
     Train(Box<train::Train>),
+    /// Turn a float model into one of low bits, without training
+    Quantize(quantize::Quantize),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory
@@ -145,6 +148,7 @@ impl Command {
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
             Self::Train(args) => args.run(device),
+            Self::Quantize(args) => args.run(device),
             Self::Eval(args) => args.run(),
             Self::Completions(args) => args.run(),
         }
