@@ -142,6 +142,48 @@ fn a_dry_run_says_what_a_step_takes_and_the_outcome_is_json() {
     fails(&mut qdetr(place.args("run", &["--accumulate", "0"])), &["`accumulate` is 0"]);
 }
 
+#[test]
+fn low_bits_start_from_a_float_model_and_go_on_where_they_stopped() {
+    let place = Place::new();
+    place.whole("float", &["--epochs", "1"]);
+    let from = place.out("float").join("last.safetensors").display().to_string();
+    let bits = ["--bits", "4-4-8", "--preset", "every-weight", "--lsq"];
+    let dry = finish(&mut qdetr(place.args("dry", &[&["--dry-run", "--json"], &bits[..]].concat()))).json();
+    assert_eq!(dry["bits"], "4-4-8 (every weight, no zero points)");
+    let args = |out: &str, more: &[&str]| place.args(out, &[&["--epochs", "2", "--from", &from], more].concat());
+    let run = finish(&mut qdetr(args("whole", &bits)));
+    assert!(run.code == Some(0) && run.err.contains("4-4-8 (every weight, no zero points) start from 2 pictures"), "{run:?}");
+    place.whole("part", &[&["--epochs", "1", "--from", &from], &bits[..]].concat());
+    // Low bits and signs are those of the run, whether they are named again or not.
+    fails(&mut qdetr(args("part", &["--bits", "3-4-8", "--resume"])), &["4-4-8 (every", "3-4-8 (exec"]);
+    fails(&mut qdetr(place.args("float", &["--bits", "3-4-8", "--resume"])), &["is of floats"]);
+    place.whole("part", &["--epochs", "2", "--resume"]);
+    let [whole, part] = ["whole", "part"].map(|out| fs::read(place.out(out).join("last.safetensors")).expect("a checkpoint"));
+    assert!(whole == part);
+
+    // A model of the same bits brings its step sizes along, one of other bits its weights.
+    let from = place.out("part").join("last.safetensors").display().to_string();
+    let again = |bits: &[&str]| {
+        finish(&mut qdetr(place.args("again", &[&["--epochs", "1", "--lr", "0", "--lr-backbone", "0", "--from", &from], bits].concat())))
+    };
+    let same = again(&bits);
+    assert!(same.code == Some(0) && !same.err.contains("pictures"), "{same:?}");
+    let tensors = |out: &str| qdetr::weights::load(&place.out(out).join("last.safetensors")).expect("a checkpoint").tensors;
+    assert_eq!(tensors("again"), tensors("part"));
+    let other = again(&["--bits", "3-3-8"]);
+    assert!(other.code == Some(0) && other.err.contains("start anew") && other.err.contains("2 pictures"), "{other:?}");
+    assert_ne!(tensors("again"), tensors("part"));
+    let float = again(&[]);
+    assert!(float.code == Some(0) && float.err.contains("train low bits with --bits"), "{float:?}");
+
+    let wrong = finish(&mut qdetr(place.args("none", &["--lsq"])));
+    wrong.fails(2, &["--bits 4-4-8"]);
+    for (flag, value) in [("--bits", "4-4"), ("--bits", "1-4-8"), ("--calibration", "kl")] {
+        let wrong = finish(&mut qdetr(place.args("none", &[flag, value])));
+        assert!(wrong.code == Some(2) && wrong.err.contains(value), "{wrong:?}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_ends_a_run_and_costs_none_of_what_was_saved() {

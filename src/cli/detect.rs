@@ -2,7 +2,7 @@
 
 use super::DeviceArgs;
 use super::model::{ModelArgs, ResizeArgs, class_name};
-use super::output::{print, print_json, progress};
+use super::output::{check_place, print, print_json, progress};
 use super::pictures::{Picture, drawings, expand, for_each_batch};
 use clap::Args;
 use indicatif::ProgressBar;
@@ -51,16 +51,6 @@ pub(crate) struct Detect {
 
 fn probability(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| "want a number from 0 to 1".into())
-}
-
-/// Tells before the work what would else be found out after it: there is no such folder.
-fn check_place(file: &Path) -> Result<()> {
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if folder.is_dir() && !file.is_dir() {
-        return Ok(());
-    }
-    let what = if file.is_dir() { "is a folder; want a file" } else { "cannot be written: its folder does not exist" };
-    Err(Error::Usage(format!("{} {what}", file.display())))
 }
 
 #[derive(Serialize)]

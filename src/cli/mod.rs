@@ -3,6 +3,7 @@
 //! Results go to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 101 a bug of ours.
 
 mod bench;
+mod bits;
 mod check;
 mod classify;
 mod completions;
@@ -14,6 +15,8 @@ mod model;
 mod output;
 mod pictures;
 mod plan;
+mod quantize;
+mod start;
 mod trace;
 mod train;
 
@@ -46,6 +49,8 @@ enum Command {
     Check(check::Check),
     /// Train a detector on annotated pictures
     Train(Box<train::Train>),
+    /// Turn a float model into one of low bits, without training
+    Quantize(quantize::Quantize),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory
@@ -143,6 +148,7 @@ impl Command {
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
             Self::Train(args) => args.run(device),
+            Self::Quantize(args) => args.run(device),
             Self::Eval(args) => args.run(),
             Self::Completions(args) => args.run(),
         }

@@ -53,7 +53,10 @@ impl ModelArgs {
     /// Reads or draws the weights.
     pub(crate) fn load(&self) -> Result<Model> {
         match (&self.model, &self.preset) {
-            (Some(path), _) => self.read(path.clone()),
+            (Some(path), _) => {
+                let (config, params) = read(path)?;
+                Ok(Model { name: path.display().to_string(), config, params, random: None, precision: self.precision })
+            }
             (None, Some(preset)) => self.draw(preset),
             (None, None) => {
                 let what = "no model: name its weights with --model PATH, or try an untrained one, --preset detr-resnet50";
@@ -65,15 +68,6 @@ impl ModelArgs {
     /// As [`ModelArgs::load`], with a preset for when neither is named.
     pub(crate) fn load_or(&self, preset: &str) -> Result<Model> {
         if self.model.is_none() && self.preset.is_none() { self.draw(preset) } else { self.load() }
-    }
-
-    fn read(&self, path: PathBuf) -> Result<Model> {
-        let checkpoint = weights::load(&path)?;
-        let Some(config) = checkpoint.config.clone() else {
-            return Err(Error::format(path, "holds a backbone without a transformer; want a whole detector"));
-        };
-        let params = weights::fit(checkpoint, wants(&config)?, Extras::Refuse)?;
-        Ok(Model { name: path.display().to_string(), config, params, random: None, precision: self.precision })
     }
 
     fn draw(&self, preset: &str) -> Result<Model> {
@@ -93,6 +87,16 @@ impl ModelArgs {
         let random = Some(if trained_backbone { "its transformer is untrained" } else { "its weights are random" });
         Ok(Model { name: preset.to_owned(), config, params, random, precision: self.precision })
     }
+}
+
+/// A detector and all that it wants, from a file or a Hugging Face folder.
+pub(crate) fn read(path: &Path) -> Result<(ModelConfig, Values)> {
+    let checkpoint = weights::load(path)?;
+    let Some(config) = checkpoint.config.clone() else {
+        return Err(Error::format(path, "holds a backbone without a transformer; want a whole detector"));
+    };
+    let params = weights::fit(checkpoint, wants(&config)?, Extras::Refuse)?;
+    Ok((config, params))
 }
 
 /// The ImageNet classifier that this program brings along.

@@ -5,6 +5,7 @@ use qdetr::{Error, Result};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 const STDOUT: &str = "standard output";
 
@@ -18,6 +19,16 @@ pub(crate) fn print(text: impl Display) -> Result<()> {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).expect("a report of ours has no maps with odd keys");
     print(format_args!("{text}\n"))
+}
+
+/// Tells before the work what would else be found out after it: there is no such folder.
+pub(crate) fn check_place(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() && !file.is_dir() {
+        return Ok(());
+    }
+    let what = if file.is_dir() { "is a folder; want a file" } else { "cannot be written: its folder does not exist" };
+    Err(Error::Usage(format!("{} {what}", file.display())))
 }
 
 /// Whether the error is only that nobody reads our stdout any more.

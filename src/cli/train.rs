@@ -1,18 +1,16 @@
 //! `qdetr train`: a detector from annotated pictures.
 
-use super::DeviceArgs;
-use super::model::mobilenet;
+use super::bits::{BitsArgs, method};
 use super::output::{bytes, print, print_json};
+use super::{DeviceArgs, start};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qdetr::data::{Dataset, Options, Strictness};
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
-use qdetr::models::config::Backbone;
-use qdetr::models::{BatchSize, detector};
-use qdetr::nn::{Precision, initialize};
-use qdetr::train::{Event, HeightWidth, Job, Outcome, TrainConfig, Trainer, prepare, run};
-use qdetr::weights::{Extras, fit, load};
+use qdetr::models::{BatchSize, CalibrationMethod};
+use qdetr::nn::Precision;
+use qdetr::train::{CALIBRATION_PICTURES, Event, HeightWidth, Job, Outcome, TrainConfig, Trainer, calibrate, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -45,6 +43,11 @@ pub(crate) struct Train {
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    #[command(flatten)]
+    bits: BitsArgs,
+    /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures, unless --from has some
+    #[arg(long, value_name = "METHOD", default_value = "lsq", value_parser = method)]
+    calibration: CalibrationMethod,
     /// Do not train these parameters either: whole parts of their names, such as backbone; repeat for several
     #[arg(long, value_name = "PART")]
     freeze: Vec<String>,
@@ -130,11 +133,14 @@ impl Train {
         config.model.classes = train.categories.len();
         config.model.class_names = train.categories.names().to_vec();
         config.validate()?;
-        let start = self.start(&config)?;
+        let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
         let gpu = device.open_for(config.precision)?;
         if self.dry_run {
-            return self.report(&DryRun::of(&gpu, &config, start)?);
+            return self.report(&DryRun::of(&gpu, &config, start.parameters)?);
         }
+        let mut show = Show::new();
+        let start =
+            if start.is_without_steps { self.calibrate(&gpu, &mut config, start.parameters, &train, &mut show)? } else { start.parameters };
         let job = Job {
             train,
             validation,
@@ -147,10 +153,21 @@ impl Train {
             strictness: self.strictness(),
             config,
         };
-        let mut show = Show::new();
         let outcome = run(&gpu, &job, &mut |event| show.event(&event))?;
         show.bar.finish_and_clear();
         self.report(&Ended { outcome, out: self.out.clone() })
+    }
+
+    /// The parameters with step sizes, whose signs go into the configuration.
+    fn calibrate(&self, gpu: &Gpu, config: &mut TrainConfig, start: Values, set: &Dataset, show: &mut Show) -> Result<Values> {
+        if let Some(quantization) = &config.model.quantization {
+            let pictures = set.images.len().min(CALIBRATION_PICTURES);
+            eprintln!("note: step sizes of {quantization} start from {pictures} pictures");
+        }
+        let tell = &mut |event: Event<'_>| show.event(&event);
+        let found = calibrate(gpu, config, set, (start, self.calibration), self.strictness(), tell)?;
+        config.model = found.config;
+        Ok(found.params)
     }
 
     fn report(&self, report: &(impl Serialize + fmt::Display)) -> Result<ExitCode> {
@@ -188,6 +205,7 @@ impl Train {
         if let Some(size) = self.size {
             config.sizes = vec![size];
         }
+        config.model.quantization = self.bits.over(config.model.quantization)?;
         Ok(config)
     }
 
@@ -221,38 +239,6 @@ impl Train {
         }
         Ok((train, validation))
     }
-
-    /// The parameters at the start: random, with what the given file has put over them.
-    fn start(&self, config: &TrainConfig) -> Result<Values> {
-        let specs = detector::training_specs(&config.model, config.query_groups)?;
-        let mut start = initialize(&specs, config.seed);
-        let wants = |backbone: bool| {
-            // Auxiliary queries always start anew.
-            let part = specs.iter().filter(|(name, _)| !name.starts_with("query_embed_groups."));
-            let part = part.filter(move |(name, _)| !backbone || name.starts_with("backbone."));
-            part.map(|(name, spec)| (name.clone(), spec.shape)).collect::<Vec<_>>()
-        };
-        match &self.from {
-            Some(path) => {
-                let mut checkpoint = load(path)?;
-                let is_backbone = checkpoint.config.is_none();
-                // Heads of other classes start anew.
-                let of_other_classes = |name: &String| name.starts_with("class_embed.");
-                let same = checkpoint.config.as_ref().is_some_and(|c| c.classes == config.model.classes);
-                let mut wanted = wants(is_backbone);
-                if !same {
-                    wanted.retain(|(name, _)| !of_other_classes(name));
-                    checkpoint.tensors.retain(|name, _| !of_other_classes(name));
-                }
-                start.extend(fit(checkpoint, wanted, Extras::Ignore)?);
-            }
-            None if matches!(config.model.backbone, Backbone::MobilenetV2(_)) => {
-                start.extend(fit(mobilenet()?, wants(true), Extras::Ignore)?);
-            }
-            None => eprintln!("note: the backbone starts from random numbers; name better ones with --from"),
-        }
-        Ok(start)
-    }
 }
 
 /// All threads but the one that drives the GPU.
@@ -281,6 +267,9 @@ impl fmt::Display for Ended {
 /// What would be trained, and what it takes.
 #[derive(Serialize)]
 struct DryRun {
+    /// Low bits, and for which layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bits: Option<String>,
     parameters: usize,
     trained: usize,
     batch: usize,
@@ -301,6 +290,7 @@ impl DryRun {
         let evaluation = prepare(&mut trainer, config)?;
         let launches = |&(height, width): &HeightWidth| trainer.dispatches(BatchSize { images: config.batch, height, width });
         Ok(Self {
+            bits: config.model.quantization.as_ref().map(ToString::to_string),
             parameters,
             trained: trainer.layout().places().map(|(_, _, ty)| ty.shape.len()).sum(),
             batch: config.batch,
@@ -315,6 +305,9 @@ impl DryRun {
 
 impl fmt::Display for DryRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(bits) = &self.bits {
+            writeln!(f, "bits       {bits}")?;
+        }
         writeln!(f, "parameters {}, trained {}", self.parameters, self.trained)?;
         for ((height, width), launches) in self.sizes.iter().zip(&self.launches) {
             let parts = if self.accumulate > 1 { format!("{} times ", self.accumulate) } else { String::new() };

@@ -4,6 +4,7 @@
 //! comes, and turns answers into boxes.
 
 pub mod backbone;
+pub mod calibrate;
 pub mod classifier;
 pub mod config;
 pub mod detector;
@@ -14,6 +15,7 @@ mod session;
 pub mod smca;
 pub mod transformer;
 
+pub use calibrate::{Calibrated, CalibrationMethod, Calibrator};
 pub use classifier::Classifier;
 pub use config::ModelConfig;
 pub use detector::Detector;

@@ -86,6 +86,11 @@ impl Observer {
         Ok(())
     }
 
+    /// Whether data decides if there are negative levels.
+    pub fn sign_is_free(&self) -> bool {
+        self.quantizer.sign == Sign::FromData
+    }
+
     /// The levels: signed or not as the quantizer says, or as the data so far does.
     pub fn levels(&self) -> Levels {
         let negative = self.groups.iter().any(|g| g.least < NEGATIVE);

@@ -3,6 +3,7 @@
 use super::Bits;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// A choice of layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -72,9 +73,26 @@ impl Quantization {
         }
     }
 
+    /// Whether step sizes of the one fit the other: all but the signs, which belong to step sizes.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.bits, self.preset, self.zero_points) == (other.bits, other.preset, other.zero_points)
+    }
+
     /// Whether the levels of an activation's quantizer are half of them negative.
     pub fn is_signed(&self, name: &str) -> bool {
         !self.unsigned.contains(name)
+    }
+}
+
+/// Bits, choice of layers, and what is out of the ordinary: `4-4-8 (executable, no zero points)`.
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let preset = match self.preset {
+            Preset::Executable => "executable",
+            Preset::EveryWeight => "every weight",
+            Preset::Release => "release",
+        };
+        write!(f, "{} ({preset}{})", self.bits, if self.zero_points { "" } else { ", no zero points" })
     }
 }
 

@@ -6,14 +6,15 @@
 
 use super::loss_scale::LossScale;
 use crate::graph::Values;
-use crate::tensor::{DType, Host, TensorType};
+use crate::quant::Quantization;
+use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::{Error, Result, files};
 use safetensors::tensor::{TensorView, serialize};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const STATE: &str = "state.safetensors";
 const PREVIOUS: &str = "state.previous.safetensors";
@@ -39,6 +40,9 @@ pub(super) struct Progress {
     pub(super) seed: u64,
     #[serde(default)]
     pub(super) loss_scale: LossScale,
+    /// The low bits of the model, with the signs that were decided when the run began.
+    #[serde(default)]
+    pub(super) quantization: Option<Quantization>,
 }
 
 fn one() -> usize {
@@ -86,20 +90,24 @@ impl State {
     /// # Errors
     /// When neither can be used: what is wrong with the newer one.
     pub(super) fn load(folder: &Path, parameters: &Types, rest: &Types) -> Result<(Self, Option<String>)> {
-        let (path, previous) = (folder.join(STATE), folder.join(PREVIOUS));
-        let first = read(&path, parameters, rest);
-        match first {
-            Ok(state) => Ok((state, None)),
-            Err(error) if previous.is_file() => match read(&previous, parameters, rest) {
-                Ok(state) => Ok((state, Some(format!("{error}; going on from {}", previous.display())))),
-                Err(_) => Err(error),
-            },
-            Err(_) if !path.exists() => {
-                let what = format!("there is no state of a run in {}: start one without --resume", folder.display());
-                Err(Error::Config(what))
-            }
-            Err(error) => Err(error),
+        newest(folder, |path| read(path, parameters, rest))
+    }
+}
+
+/// What `read` makes of the newest state of a folder, or of the previous one with the reason why.
+fn newest<T>(folder: &Path, read: impl Fn(&Path) -> Result<T>) -> Result<(T, Option<String>)> {
+    let (path, previous) = (folder.join(STATE), folder.join(PREVIOUS));
+    match read(&path) {
+        Ok(state) => Ok((state, None)),
+        Err(error) if previous.is_file() => match read(&previous) {
+            Ok(state) => Ok((state, Some(format!("{error}; going on from {}", previous.display())))),
+            Err(_) => Err(error),
+        },
+        Err(_) if !path.exists() => {
+            let what = format!("there is no state of a run in {}: start one without --resume", folder.display());
+            Err(Error::Config(what))
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -116,7 +124,32 @@ fn view(host: &Host) -> Result<TensorView<'_>, safetensors::SafeTensorError> {
     TensorView::new(dtype, host.shape().dims().to_vec(), host.as_bytes())
 }
 
-fn read(path: &PathBuf, parameters: &Types, rest: &Types) -> Result<State> {
+/// What the state of a run says of its model, before anything is known of it.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Its low bits.
+    pub quantization: Option<Quantization>,
+    /// All of its parameters, those included that are not trained.
+    pub parameters: Values,
+}
+
+/// Reads what a run in a folder would go on from.
+///
+/// # Errors
+/// When there is no state that can be used.
+pub fn saved(folder: &Path) -> Result<Saved> {
+    let all = newest(folder, whole)?.0;
+    let parameters = all.tensors.into_iter().filter_map(|(name, host)| Some((name.strip_prefix(PARAMETER)?.to_owned(), host)));
+    Ok(Saved { quantization: all.progress.quantization, parameters: parameters.collect() })
+}
+
+/// A state file as it is, its tensors with their prefixes.
+struct Whole {
+    progress: Progress,
+    tensors: Values,
+}
+
+fn whole(path: &Path) -> Result<Whole> {
     let wrong = |what: String| Error::format(path, what);
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let no_state = |e: safetensors::SafeTensorError| wrong(format!("is no whole state of a training run: {e}"));
@@ -124,19 +157,29 @@ fn read(path: &PathBuf, parameters: &Types, rest: &Types) -> Result<State> {
     let file = SafeTensors::deserialize(&bytes).map_err(no_state)?;
     let progress = header.metadata().as_ref().and_then(|m| m.get(PROGRESS)).ok_or_else(|| wrong("is no state of a training run".into()))?;
     let progress = serde_json::from_str(progress).map_err(|e| wrong(format!("has a bad record of its progress: {e}")))?;
-    let take = |prefix: &str, types: &Types| {
+    let one = |(name, view): (String, TensorView<'_>)| match Shape::checked(view.shape()) {
+        Some(shape) if view.dtype() == Dtype::F32 => Ok((name, Host::from_bytes(TensorType::f32(shape.dims()), view.data()))),
+        _ => Err(wrong(format!("`{name}` is {:?} {:?}, which no parameter is", view.dtype(), view.shape()))),
+    };
+    Ok(Whole { progress, tensors: file.tensors().into_iter().map(one).collect::<Result<_>>()? })
+}
+
+fn read(path: &Path, parameters: &Types, rest: &Types) -> Result<State> {
+    let wrong = |what: String| Error::format(path, what);
+    let Whole { progress, mut tensors } = whole(path)?;
+    let found = tensors.len();
+    let mut take = |prefix: &str, types: &Types| {
         let one = |(name, &ty): (&String, &TensorType)| {
-            let view = file.tensor(&format!("{prefix}{name}")).map_err(|_| wrong(format!("has no `{name}`: it is of another model")))?;
-            let same = view.shape() == ty.shape.dims() && view.dtype() == Dtype::F32 && ty.dtype == DType::F32;
-            let found = || format!("`{name}` is {:?} {:?}, the model wants {ty}", view.dtype(), view.shape());
-            if same { Ok((name.clone(), Host::from_bytes(ty, view.data()))) } else { Err(wrong(found())) }
+            let host = tensors.remove(&format!("{prefix}{name}"));
+            let host = host.ok_or_else(|| wrong(format!("has no `{name}`: it is of another model")))?;
+            if host.ty() == ty { Ok((name.clone(), host)) } else { Err(wrong(format!("`{name}` is {}, the model wants {ty}", host.ty()))) }
         };
         types.iter().map(one).collect::<Result<Values>>()
     };
     let state = State { progress, parameters: take(PARAMETER, parameters)?, rest: take(REST, rest)? };
-    match file.len() == parameters.len() + rest.len() {
+    match tensors.is_empty() {
         true => Ok(state),
-        false => Err(wrong(format!("has {} tensors, the model wants {}", file.len(), parameters.len() + rest.len()))),
+        false => Err(wrong(format!("has {found} tensors, the model wants {}", parameters.len() + rest.len()))),
     }
 }
 
@@ -146,8 +189,9 @@ mod tests {
 
     fn state(step: u64) -> State {
         let values = |v: f32| Values::from([("a".to_owned(), Host::f32([2, 1, 1, 3], vec![v; 6]))]);
+        let quantization = Some(Quantization::new("4-4-8".parse().unwrap()));
         let progress =
-            Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, accumulate: 1, seed: 9, loss_scale: LossScale::default() };
+            Progress { step, best: Some((1, 0.5)), pictures: 4, batch: 2, accumulate: 1, seed: 9, quantization, ..Progress::default() };
         State { progress, parameters: values(step as f32), rest: values(0.5) }
     }
 
@@ -162,6 +206,14 @@ mod tests {
         let (found, warning) = State::load(folder.path(), &types(), &types()).unwrap();
         assert!(warning.is_none());
         assert_eq!((found.progress, found.parameters, found.rest), (state(7).progress, state(7).parameters, state(7).rest));
+    }
+
+    #[test]
+    fn what_a_state_says_of_its_model_is_known_before_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        state(7).save(folder.path()).unwrap();
+        let found = saved(folder.path()).unwrap();
+        assert_eq!((found.quantization, found.parameters), (state(7).progress.quantization, state(7).parameters));
     }
 
     #[test]

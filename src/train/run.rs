@@ -45,7 +45,7 @@ pub struct Job {
     pub train: Dataset,
     /// Pictures to be judged on, with the same labels.
     pub validation: Option<Dataset>,
-    /// All parameters at the start.
+    /// All parameters at the start; for a run to be resumed, those of its state: see [`saved`](super::saved).
     pub start: Values,
     /// The folder of log and checkpoints; made if it is not there.
     pub out: PathBuf,
@@ -291,7 +291,8 @@ fn check_finite(parameters: &Values) -> Result<()> {
 /// The start of a job's progress.
 fn of_job(job: &Job) -> Progress {
     let TrainConfig { batch, accumulate, seed, precision, .. } = job.config;
-    Progress { pictures: job.train.images.len(), batch, accumulate, seed, loss_scale: LossScale::new(precision), ..Progress::default() }
+    let (pictures, quantization) = (job.train.images.len(), job.config.model.quantization.clone());
+    Progress { pictures, batch, accumulate, seed, loss_scale: LossScale::new(precision), quantization, ..Progress::default() }
 }
 
 /// Takes parameters and moments from the state in the job's folder, and returns how far it had come.
@@ -306,6 +307,13 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
         .map(|p| format!("{} pictures, batches of {}, {} of them a step, and seed {}", p.pictures, p.batch, p.accumulate, p.seed));
     if theirs_are != ours_are {
         return Err(Error::Config(format!("the run to resume has {theirs_are}; this one has {ours_are}: start anew, with --from")));
+    }
+    let [theirs_are, ours_are] = [theirs, &ours].map(|p| p.quantization.as_ref().map_or("floats".to_owned(), ToString::to_string));
+    if theirs.quantization != ours.quantization {
+        let signs = if theirs_are == ours_are { ", with other signs" } else { "" };
+        return Err(Error::Config(format!(
+            "the run to resume is of {theirs_are}; this one is of {ours_are}{signs}: start anew, with --from"
+        )));
     }
     trainer.restore(&state.parameters, &state.rest)?;
     Ok(state.progress)

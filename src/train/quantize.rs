@@ -1,0 +1,36 @@
+//! Where training on codes starts: from a float model and what it computes on the first pictures.
+
+use super::{Event, TrainConfig};
+use crate::Result;
+use crate::data::{Dataset, Loader, LoaderOptions, Strictness};
+use crate::gpu::Gpu;
+use crate::graph::Values;
+use crate::models::{Calibrated, CalibrationMethod, Calibrator};
+use std::sync::Arc;
+
+/// Pictures that step sizes start from.
+pub const CALIBRATION_PICTURES: usize = 64;
+
+/// Step sizes and signs for a configuration with [`quantization`](crate::models::ModelConfig::quantization), from the parameters of
+/// the float model and the first pictures of a training set in the order of training, as they are and one by one.
+///
+/// # Errors
+/// As [`Calibrator`]; reading pictures, under [`Strictness::Fatal`], or when none can be read.
+pub fn calibrate(
+    gpu: &Gpu,
+    config: &TrainConfig,
+    set: &Dataset,
+    (params, method): (Values, CalibrationMethod),
+    strictness: Strictness,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Calibrated> {
+    let options = LoaderOptions { batch: 1, group: 1, buckets: config.buckets(), recipe: None, seed: config.seed, threads: 1, strictness };
+    let mut loader = Loader::start(Arc::new(set.images.clone()), options, 0)?;
+    let mut calibrator = Calibrator::new(gpu, &config.model, params, method)?;
+    for _ in 0..set.images.len().min(CALIBRATION_PICTURES) {
+        let batch = loader.next_batch()?;
+        batch.skipped.iter().for_each(|what| tell(Event::Skipped(what)));
+        calibrator.observe(&batch.batch)?;
+    }
+    calibrator.finish()
+}
