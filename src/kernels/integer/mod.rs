@@ -165,7 +165,7 @@ fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
 /// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer.
 fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Arithmetic> {
     let floats = test_arithmetic(i, bits);
-    let requantize = Requantize { levels: Levels::new(bits[i % 2], i % 3 == 0), keep: i.is_multiple_of(2) };
+    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), keep: i.is_multiple_of(2) };
     let codes = Arithmetic { requantize: Some(requantize), ..floats };
     let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
     [floats].into_iter().chain(fits.then_some(codes)).collect()
