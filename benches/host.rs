@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Pictures in a batch.
 const IMAGES: usize = 8;
 
-/// The bytes of a photo of 640 × 480.
+/// The bytes of a photo.
 fn photo() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/images/bear.jpg");
     std::fs::read(path).expect("a photo that is in the repository")

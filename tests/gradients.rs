@@ -266,7 +266,9 @@ fn every_gradient_has_the_type_of_its_value() {
         half += usize::from(case.needs_f16());
         for name in differentiated.names.iter().flatten() {
             let gradient = differentiated.graph.outputs()[name];
-            assert_eq!(differentiated.graph.ty(gradient), differentiated.inputs[name].ty(), "{}", case.name());
+            let (found, value) = (differentiated.graph.ty(gradient), differentiated.inputs[name].ty());
+            // Sums over many terms, as those of weights, may stay in f32.
+            assert!(found == value || found == value.with_dtype(DType::F32), "{}: {found} for {value}", case.name());
         }
     }
     assert!(half > 20, "only {half} cases in f16");

@@ -65,6 +65,7 @@ impl Golden {
         inputs.insert("pixel_values".into(), Host::f32([2, SIZE.height, SIZE.width, 3], pixels));
         inputs.insert("pixel_mask".into(), Host::u32([2, SIZE.height, SIZE.width], mask));
         inputs.insert("seed".into(), Host::u32([1], vec![1]));
+        inputs.insert("loss_scale".into(), Host::f32([1], vec![1.0]));
         inputs
     }
 
@@ -333,6 +334,7 @@ fn dropout_depends_on_the_seed_alone() {
     let with_seed = |on: On, seed: u32| {
         let mut inputs = golden.inputs.clone();
         inputs.insert("seed".into(), Host::u32([1], vec![seed]));
+        inputs.insert("loss_scale".into(), Host::f32([1], vec![1.0]));
         run(on, &graph, &inputs, &golden.params).remove("logits").expect("it is there")
     };
     let (twins, device) = (with_seed(On::Twins, 7), with_seed(On::Gpu, 7));

@@ -108,6 +108,7 @@ fn inputs(golden: &Golden, built: &TrainGraph) -> Values {
     let matches: Matches = (0..built.shape.layers).map(|layer| vec![pairs(layer), Vec::new()]).collect();
     let mut inputs = OPTIONS.criterion.targets(&matches, &golden.batch.targets, built.shape);
     inputs.insert("seed".into(), Host::u32([1], vec![0]));
+    inputs.insert("loss_scale".into(), Host::f32([1], vec![1.0]));
     inputs.insert("pixel_values".into(), golden.batch.batch.pixels.clone());
     inputs.insert("pixel_mask".into(), golden.batch.batch.mask.clone());
     inputs

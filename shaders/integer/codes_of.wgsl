@@ -8,6 +8,16 @@
 const LOW = f32(OFFSET) - f32(HALF);
 const HIGH = f32(OFFSET) + f32(HALF) - 1.0;
 
+// What is read of floats that were stored: rounded to f16 where that is their type. In words with a barrier, because compilers
+// drop a conversion there and back (measured).
+fn as_stored(v: vec4<f32>) -> vec4<f32> {
+    if HALF_Y {
+        let zero = p.n >> 31u;
+        return vec4<f32>(unpack2x16float(pack2x16float(v.xy) ^ zero), unpack2x16float(pack2x16float(v.zw) ^ zero));
+    }
+    return v;
+}
+
 fn codes_of(v: vec4<f32>) -> u32 {
     let s = out_state[0];
     let u = rounded4(v * s.y, p.n >> 31u) + s.z;

@@ -3,7 +3,7 @@
 @group(0) @binding(AT_Y) var<storage, read_write> y: array<element_y4>;
 
 fn store(i: u32, v: vec4<f32>) {
-    let stored = element_y4(v);
-    y[i] = stored;
-    codes[i] = codes_of(vec4<f32>(stored));
+    let stored = as_stored(v);
+    y[i] = element_y4(stored);
+    codes[i] = codes_of(stored);
 }

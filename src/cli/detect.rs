@@ -87,9 +87,9 @@ struct Photo {
 impl Detect {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let (paths, missing) = expand(&self.images)?;
-        let resize = self.resize.resize()?;
         self.coco.as_deref().map(check_place).transpose()?;
         let model = self.model.load()?;
+        let resize = self.resize.resize(&model.config)?;
         let gpu = device.open_for(self.model.precision)?;
         let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         if let Some(what) = model.random {

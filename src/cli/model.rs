@@ -9,6 +9,7 @@ use qdetr::models::config::Backbone;
 use qdetr::models::detector::{specs, wants};
 use qdetr::models::{BatchSize, Detector, ModelConfig, Results};
 use qdetr::nn::{Precision, initialize};
+use qdetr::quant::{Bits, Quantization};
 use qdetr::weights::{self, Checkpoint, Extras};
 use qdetr::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -16,19 +17,27 @@ use std::path::{Path, PathBuf};
 /// torchvision's MobileNetV2, trained on ImageNet; origin and licence are in `assets/models/README.md`.
 const MOBILENET: &[u8] = include_bytes!("../../assets/models/mobilenet_v2_imagenet.safetensors");
 
+/// Our own DETR of blood cells; origin and licence are in `assets/models/README.md`.
+const BLOOD_CELLS: &[u8] = include_bytes!("../../assets/models/bccd_detr.safetensors");
+const BUILT_IN: &str = "the built-in detector of blood cells";
+
 /// Random weights are the same on every machine.
 const SEED: u64 = 0;
 
 /// Which model, and in what it computes.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Weights: our .safetensors, a Hugging Face folder of a DETR, or an original DETR .pth
+    /// Weights: our .safetensors, a Hugging Face folder of a DETR, or an original DETR .pth [default: the built-in detector of blood
+    /// cells]
     #[arg(long, value_name = "PATH", conflicts_with = "preset")]
     model: Option<PathBuf>,
     /// An untrained architecture, which finds nothing but takes the same time and memory: detr-resnet18, 34, 50, 101 (each also
     /// with -dc5), or detr-mobilenet_v2, whose backbone is trained
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// Low bits of a preset: weights-activations-attention, such as 4-4-8
+    #[arg(long, conflicts_with = "model")]
+    bits: Option<Bits>,
     /// What to compute in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
@@ -48,17 +57,12 @@ pub(crate) struct Model {
 impl ModelArgs {
     /// Reads or draws the weights.
     pub(crate) fn load(&self) -> Result<Model> {
-        match (&self.model, &self.preset) {
-            (Some(path), _) => {
-                let (config, params) = read(path)?;
-                Ok(Model { name: path.display().to_string(), config, params, random: None, precision: self.precision })
-            }
-            (None, Some(preset)) => self.draw(preset),
-            (None, None) => {
-                let what = "no model: name its weights with --model PATH, or try an untrained one, --preset detr-resnet50";
-                Err(Error::Usage(what.into()))
-            }
-        }
+        let (name, (config, params)) = match (&self.model, &self.preset) {
+            (Some(path), _) => (path.display().to_string(), read(path)?),
+            (None, Some(preset)) => return self.draw(preset),
+            (None, None) => (BUILT_IN.to_owned(), whole(Path::new(BUILT_IN), weights::parse(BLOOD_CELLS, Path::new(BUILT_IN))?)?),
+        };
+        Ok(Model { name, config, params, random: None, precision: self.precision })
     }
 
     /// As [`ModelArgs::load`], with a preset for when neither is named.
@@ -67,10 +71,12 @@ impl ModelArgs {
     }
 
     fn draw(&self, preset: &str) -> Result<Model> {
+        // Random weights take the same time whatever their step sizes are.
         let Some(backbone) = preset.strip_prefix("detr-") else {
             return Err(Error::Usage(format!("unknown preset `{preset}`; presets are named detr-BACKBONE, such as detr-resnet50")));
         };
         let config = ModelConfig::detr(backbone).map_err(|e| Error::Usage(e.to_string()))?;
+        let config = ModelConfig { quantization: self.bits.map(Quantization::new), ..config };
         let mut params = initialize(&specs(&config)?, SEED);
         let trained_backbone = matches!(config.backbone, Backbone::MobilenetV2(_));
         if trained_backbone {
@@ -85,7 +91,11 @@ impl ModelArgs {
 
 /// A detector and all that it wants, from a file or a Hugging Face folder.
 pub(crate) fn read(path: &Path) -> Result<(ModelConfig, Values)> {
-    let checkpoint = weights::load(path)?;
+    whole(path, weights::load(path)?)
+}
+
+/// The detector that a checkpoint is, which was read from the given place.
+fn whole(path: &Path, checkpoint: Checkpoint) -> Result<(ModelConfig, Values)> {
     let Some(config) = checkpoint.config.clone() else {
         return Err(Error::format(path, "holds a backbone without a transformer; want a whole detector"));
     };
@@ -116,20 +126,24 @@ pub(crate) fn class_name(config: &ModelConfig, id: usize) -> String {
 /// How pictures are scaled before the model sees them.
 #[derive(Args)]
 pub(crate) struct ResizeArgs {
-    /// Scale pictures until the shorter side has this many pixels …
-    #[arg(long, value_name = "PIXELS", default_value_t = 800, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    shorter: u32,
-    /// … or the longer one this many, whichever is smaller
-    #[arg(long, value_name = "PIXELS", default_value_t = 1333, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    longer: u32,
+    /// Scale pictures until the shorter side has this many pixels … [default: as in the model's training, or 800]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    shorter: Option<u32>,
+    /// … or the longer one this many, whichever is smaller [default: as in the model's training, or 1333]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    longer: Option<u32>,
 }
 
 impl ResizeArgs {
-    pub(crate) fn resize(&self) -> Result<Resize> {
-        if self.longer < self.shorter {
-            return Err(Error::Usage(format!("--longer {} is less than --shorter {}", self.longer, self.shorter)));
+    /// What the arguments say, or else what a model of this configuration says, or else DETR.
+    pub(crate) fn resize(&self, config: &ModelConfig) -> Result<Resize> {
+        let Resize { shorter, longer } = config.resize.unwrap_or(Resize::DETR);
+        let shorter = self.shorter.map_or(shorter, |n| n as usize);
+        let longer = self.longer.map_or(longer, |n| n as usize);
+        if longer < shorter {
+            return Err(Error::Usage(format!("--longer {longer} is less than --shorter {shorter}")));
         }
-        Ok(Resize { shorter: self.shorter as usize, longer: self.longer as usize })
+        Ok(Resize { shorter, longer })
     }
 }
 

@@ -55,9 +55,9 @@ impl Quantize {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let missing = || Error::Usage("how many bits? say so with --bits 8-8-8".into());
         let quantization = self.bits.over(None)?.ok_or_else(missing)?;
-        let resize = self.resize.resize()?;
         self.check_out()?;
         let (config, params) = read(&self.model)?;
+        let resize = self.resize.resize(&config)?;
         if let Some(theirs) = config.quantization {
             return Err(Error::format(&self.model, format!("is quantized already: {theirs}; take the float model that it was made of")));
         }

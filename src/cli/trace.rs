@@ -36,7 +36,7 @@ impl Trace {
         let model = self.model.load()?;
         let gpu = device.open()?;
         model.precision.check(&gpu)?;
-        let batch = Batch::new(&[Sample::new(&image::read(&self.image)?, self.resize.resize()?)], None)?;
+        let batch = Batch::new(&[Sample::new(&image::read(&self.image)?, self.resize.resize(&model.config)?)], None)?;
         let [images, height, width, _] = batch.pixels.shape().bhwc();
         let size = BatchSize { images, height, width };
         let graph = fuse(&detr(&model.config, size, model.precision, Results::Everything).into_parts().0);

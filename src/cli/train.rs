@@ -132,6 +132,7 @@ impl Train {
         let (train, validation) = self.data(&config)?;
         config.model.classes = train.categories.len();
         config.model.class_names = train.categories.names().to_vec();
+        config.model.resize = Some(config.resize());
         config.validate()?;
         let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
         let gpu = device.open_for(config.precision)?;

@@ -11,6 +11,7 @@ use crate::tensor::{Host, Shape};
 use crate::{Error, Result};
 use image::RgbImage;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Mean of ImageNet's red, green and blue, of 1.
@@ -42,7 +43,8 @@ impl fmt::Display for Size {
 }
 
 /// How large a picture is made before a model sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Resize {
     /// Wanted length of the shorter side, in pixels; at least 1.
     pub shorter: usize,

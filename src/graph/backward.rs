@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 impl Graph {
     /// Appends the nodes that compute the gradient of `loss` (`f32[1]`) with respect to each of `wanted`, and returns these
-    /// gradients: of the shape and type of the value, or `None` where the loss does not depend on it. A gradient belongs
+    /// gradients: of the shape and type of the value, or in f32, or `None` where the loss does not depend on it. A gradient belongs
     /// to the elements of a value, so that a view and what it shows have the same one. That of a quantizer's codes (`i8`) is,
     /// by convention, the gradient of the values that they stand for: floats of the codes' shape.
     ///

@@ -210,7 +210,7 @@ pub fn conv2d_bias(g: &mut Graph, x: Var, w: Var, bias: Var, window: Window) -> 
 pub fn cases() -> Vec<Case> {
     let window = |stride, padding, dilation| Window { stride, padding, dilation };
     let all = Epilogue { scale: true, shift: true, residual: true, activation: Activation::Relu };
-    let shapes: [([usize; 4], [usize; 3], Window, usize); 12] = [
+    let shapes: [([usize; 4], [usize; 3], Window, usize); 13] = [
         ([1, 1, 1, 1], [1, 1, 1], window(1, 0, 1), 1),
         ([2, 5, 7, 4], [8, 1, 1], window(1, 0, 1), 1),
         ([1, 9, 11, 8], [12, 1, 1], window(2, 0, 1), 1),
@@ -223,6 +223,7 @@ pub fn cases() -> Vec<Case> {
         ([1, 3, 2, 5], [7, 2, 3], window(3, 2, 1), 1),
         ([1, 1, 33, 130], [129, 1, 1], window(1, 0, 1), 1),
         ([1, 21, 23, 36], [68, 3, 3], window(1, 1, 1), 1),
+        ([2, 5, 13, 64], [72, 1, 1], window(1, 0, 1), 1),
     ];
     let mut cases = Vec::new();
     for (i, (image, kernel, window, groups)) in shapes.into_iter().enumerate() {

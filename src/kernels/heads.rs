@@ -288,7 +288,7 @@ pub fn cases() -> Vec<Case> {
         let huge = shape.0 > 1000;
         for turn in 0..if huge { 1 } else { 3 } {
             let case = &modes[(3 * i + turn) % modes.len()];
-            if turn == 0 && !huge {
+            if !huge && (turn == 0 || shape.1 * shape.2 < 10_000) {
                 let mut half = case.in_f16(Tolerance { absolute: 2e-3, relative: 2e-3 });
                 // Points stay f32.
                 half.inputs[2..].clone_from_slice(&case.inputs[2..]);

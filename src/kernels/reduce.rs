@@ -50,7 +50,9 @@ impl Op for ColumnSums {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let (rows, columns) = (inputs[0].shape.rows(), inputs[0].shape.last());
-        let lanes = columns.next_power_of_two().min(32);
+        // Few rows have an invocation a column, many are shared by several.
+        let few = rows.div_ceil(self.parts) <= 32;
+        let lanes = columns.next_power_of_two().min(if few { GROUP } else { 32 });
         let kernel = Dispatch::new(wgsl!("reduce/column_sums.wgsl"), 1)
             .element("element_x", inputs[0].dtype)
             .element("element_y", outputs[0].dtype)

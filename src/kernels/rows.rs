@@ -26,10 +26,11 @@ pub(super) struct RowLayout {
 
 impl RowLayout {
     /// The layout for rows of `shape`'s last dimension, read `width` numbers at a time: a power of two of invocations a
-    /// row, at most 256, and several short rows in a workgroup of 64.
+    /// row, at most 256, and several short rows in a workgroup of 128. Some sixteen numbers an invocation: with fewer, the
+    /// barriers between invocations that share a row cost more than the row.
     pub(super) fn new(shape: Shape, width: usize) -> Self {
-        let lanes = (shape.last() / width).next_power_of_two().min(256);
-        Self { lanes, group: lanes.max(64), rows: shape.rows(), width }
+        let lanes = shape.last().div_ceil(16.max(width)).next_power_of_two().min(256);
+        Self { lanes, group: lanes.max(128), rows: shape.rows(), width }
     }
 
     /// Adds constants, [`lanes`] and a grid over all rows.

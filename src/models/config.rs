@@ -1,5 +1,6 @@
 //! What a model is made of: the part of a checkpoint that is not numbers.
 
+use crate::data::preprocess::Resize;
 use crate::quant::Quantization;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,9 @@ pub struct ModelConfig {
     /// How queries look at the image: DETR's way unless a file says otherwise.
     #[serde(default, skip_serializing_if = "Attention::is_plain")]
     pub attention: Attention,
+    /// How large pictures are made for it, where it says so: as in its training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Resize>,
     /// Low bits; a network of floats without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
@@ -159,6 +163,7 @@ impl ModelConfig {
             classes: 91,
             class_names: Vec::new(),
             attention: Attention::Plain,
+            resize: None,
             quantization: None,
         })
     }

@@ -111,7 +111,7 @@ impl Trainer {
     /// A trainer of a model with the given parameters, f32.
     ///
     /// # Errors
-    /// [`Error::Config`] for a configuration that no model or run can have; failures of the device.
+    /// [`crate::Error::Config`] for a configuration that no model or run can have; failures of the device.
     ///
     /// # Panics
     /// When a parameter is missing or has another shape.
@@ -353,7 +353,7 @@ impl Trainer {
     /// Goes on from parameters and a [`Trainer::state`]; there must be a plan.
     ///
     /// # Errors
-    /// [`Error::Config`] naming what is missing or of another shape: they are of another run. Nothing is changed then.
+    /// [`crate::Error::Config`] naming what is missing or of another shape: they are of another run. Nothing is changed then.
     ///
     /// # Panics
     /// Before [`Trainer::prepare`].

@@ -199,6 +199,7 @@ impl Detr {
             classes,
             class_names,
             attention: Attention::Plain,
+            resize: None,
             quantization: None,
         };
         config.validate().map_err(|e| format!("describes a model that cannot be: {e}"))?;

@@ -51,6 +51,7 @@ pub(super) fn config(tensors: &BTreeMap<String, Host>, hints: &Hints) -> Result<
         classes: outputs - 1,
         class_names: Vec::new(),
         attention,
+        resize: None,
         quantization: None,
     };
     config.validate().map_err(|e| format!("the weights are of a model that cannot be: {e}"))?;

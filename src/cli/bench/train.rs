@@ -12,6 +12,7 @@ use qdetr::gpu::Tier;
 use qdetr::graph::check::noise;
 use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
+use qdetr::quant::{Bits, Quantization};
 use qdetr::tensor::Host;
 use qdetr::train::matcher::Targets;
 use qdetr::train::optimizer::Update;
@@ -41,6 +42,9 @@ pub(crate) struct BenchTrain {
     /// Pictures in a batch
     #[arg(long)]
     batch: Option<usize>,
+    /// Low bits: weights-activations-attention, such as 4-4-8
+    #[arg(long)]
+    bits: Option<Bits>,
     /// What the network computes in
     #[arg(long, value_enum)]
     precision: Option<Precision>,
@@ -157,6 +161,7 @@ impl BenchTrain {
         }
         config.sizes = self.size.map_or(config.sizes, |size| vec![size]);
         config.batch = self.batch.unwrap_or(config.batch);
+        config.model.quantization = self.bits.map(Quantization::new).or(config.model.quantization);
         config.precision = self.precision.unwrap_or(config.precision);
         config.validate()?;
         Ok(config)

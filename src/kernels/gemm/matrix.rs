@@ -8,16 +8,23 @@ use crate::wgsl;
 /// Workgroups that keep a large GPU busy: one for each of some 130 processors.
 const BUSY: usize = 130;
 
-/// A kernel: its file, its tile, and the results of one subgroup.
+/// A kernel: its file, its tile, the results of one subgroup, and the k of a slice, which it multiplies between two barriers.
 #[derive(Clone, Copy)]
 struct Variant {
     source: Source,
     tile: Tile,
     subgroup: Tile,
+    slice: usize,
 }
 
-const LARGE: Variant = Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroup: Tile { m: 64, n: 32 } };
-const SMALL: Variant = Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroup: Tile { m: 32, n: 32 } };
+/// Sums that are long enough for [`DEEP`].
+const LONG: usize = 512;
+
+const LARGE: Variant =
+    Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroup: Tile { m: 64, n: 32 }, slice: 32 };
+const DEEP: Variant = Variant { source: wgsl!("gemm/matrix_deep.wgsl"), slice: SLICE_K, ..LARGE };
+const SMALL: Variant =
+    Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroup: Tile { m: 32, n: 32 }, slice: 32 };
 
 impl Variant {
     fn lanes(self) -> usize {
@@ -50,7 +57,11 @@ pub(crate) fn variants(
 ) -> Vec<Dispatch> {
     let Some(staging) = staging(product).filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
     let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
-    let order = if fills { [LARGE, SMALL] } else { [SMALL, LARGE] };
+    let order = match (fills, product.split_k() >= LONG) {
+        (true, true) => [DEEP, LARGE, SMALL],
+        (true, false) => [LARGE, DEEP, SMALL],
+        (false, _) => [SMALL, LARGE, DEEP],
+    };
     let kernel = |variant: Variant| {
         let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
         finish(dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
@@ -82,9 +93,9 @@ fn staging(product: &Product) -> Option<[Staging; 2]> {
 fn kernel(variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
     let mut dispatch = Dispatch::new(variant.source, 2).tier(Tier::Matrix).constant("LANES", variant.lanes());
     dispatch.f16 = true;
-    dispatch = dispatch.constant("TILE_M", variant.tile.m).constant("TILE_N", variant.tile.n).constant("SLICE_K", SLICE_K);
+    dispatch = dispatch.constant("TILE_M", variant.tile.m).constant("TILE_N", variant.tile.n).constant("SLICE_K", variant.slice);
     for (operand, staging, extent) in [("X", x, variant.tile.m), ("W", w, variant.tile.n)] {
-        let (staged, chunks) = if staging.across { (SLICE_K, extent / 8) } else { (extent, SLICE_K / 8) };
+        let (staged, chunks) = if staging.across { (variant.slice, extent / 8) } else { (extent, variant.slice / 8) };
         let rows = if staging.across { 1 } else { staged * chunks / variant.lanes() };
         dispatch = dispatch
             .flag(&format!("{operand}_ACROSS"), staging.across)

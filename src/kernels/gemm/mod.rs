@@ -82,8 +82,8 @@ pub(crate) struct Tile {
 pub(crate) const TILES: [(Tile, usize); 2] = [(Tile { m: 64, n: 64 }, 8), (Tile { m: 32, n: 32 }, 4)];
 pub(crate) const TILE_K: usize = 16;
 
-/// What the kernels for cooperative matrices multiply between two barriers; parts of split sums are multiples of it.
-const SLICE_K: usize = 32;
+/// The longest slice of any kernel; parts of split sums are multiples of it.
+const SLICE_K: usize = 64;
 
 /// Workgroups that keep a large GPU busy: two for each of some 130 processors.
 pub(crate) const BUSY: usize = 260;

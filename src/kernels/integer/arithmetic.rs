@@ -138,6 +138,7 @@ impl Arithmetic {
             .constant("AT_CODES", first + usize::from(keep))
             .constant("HALF", 1 << (levels.bits - 1))
             .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
+            .flag("HALF_Y", self.to == DType::F16)
             .part(wgsl!("integer/codes_of.wgsl"));
         dispatch.part(if keep { wgsl!("integer/store_both.wgsl") } else { wgsl!("integer/store_codes.wgsl") })
     }

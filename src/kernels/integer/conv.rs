@@ -4,7 +4,7 @@
 use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
 use super::scale::shift_gradients;
-use super::{Arithmetic, requantized, test_arithmetic, test_codes, test_inputs};
+use super::{Arithmetic, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -115,7 +115,7 @@ pub(super) fn cases() -> Vec<Case> {
         let (x, w) = (test_codes(image, bits[0], i as u64), test_codes([n, kh, kw, image[3]], bits[1], 50 + i as u64));
         let y = result_shape("a case", window, &[x.ty(), w.ty()]);
         let lowest = -((1 << (bits[0] - 1)) as f32);
-        for arithmetic in requantized(test_arithmetic(i, bits), n, window.padding > 0) {
+        for arithmetic in test_arithmetics(i, bits, n, window.padding > 0) {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), lowest + (i % 2) as f32, y.dims(), kh * kw * image[3]);
             cases.push(Case::new(IntegerConv { window, arithmetic }, inputs, Tolerance::EXACT));
         }

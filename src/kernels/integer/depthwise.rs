@@ -4,7 +4,7 @@
 use super::conv::result_shape;
 use super::gradient::{assert_plain, weight_values};
 use super::scale::shift_gradients;
-use super::{Arithmetic, requantized, test_arithmetic, test_codes, test_inputs};
+use super::{Arithmetic, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -120,7 +120,7 @@ pub(super) fn cases() -> Vec<Case> {
     for (i, (image, [kh, kw], window, bits)) in shapes.into_iter().enumerate() {
         let (x, w) = (test_codes(image, bits[0], i as u64), test_codes([image[3], kh, kw, 1], bits[1], 50 + i as u64));
         let y = result_shape("a case", window, &[x.ty(), w.ty()]);
-        for arithmetic in requantized(test_arithmetic(i, bits), image[3], true) {
+        for arithmetic in test_arithmetics(i, bits, image[3], true) {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, y.dims(), kh * kw);
             cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));
         }

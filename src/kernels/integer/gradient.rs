@@ -167,8 +167,10 @@ pub(super) fn cases() -> Vec<Case> {
         ([2, 5, 7, 4], [8, 1, 1], window(2, 0), 1),
         ([1, 13, 11, 3], [16, 7, 7], window(2, 3), 2),
         ([1, 9, 8, 8], [12, 3, 3], window(1, 1), 3),
-        ([2, 7, 6, 12], [5, 3, 3], window(2, 1), 2),
-        ([1, 17, 19, 16], [68, 3, 3], window(1, 1), 5),
+        ([2, 7, 6, 12], [5, 3, 3], window(2, 1), 1),
+        ([1, 17, 19, 16], [68, 3, 3], window(1, 1), 4),
+        ([1, 1, 300, 72], [136, 1, 1], None, 2),
+        ([1, 17, 19, 16], [72, 3, 3], window(1, 1), 4),
     ];
     let mut cases = Vec::new();
     for (i, (image, [n, kh, kw], window, splits)) in shapes.into_iter().enumerate() {

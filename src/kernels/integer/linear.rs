@@ -3,7 +3,7 @@
 use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
 use super::scale::shift_gradients;
-use super::{Arithmetic, SUMS, requantized, test_arithmetic, test_codes, test_inputs};
+use super::{Arithmetic, SUMS, test_arithmetic, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -98,7 +98,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (i, ([m, k, n], bits)) in shapes.into_iter().enumerate() {
         let (x, w) = (test_codes([m, k], bits[0], i as u64), test_codes([n, k], bits[1], 90 + i as u64));
-        for arithmetic in requantized(test_arithmetic(i, bits), n, false) {
+        for arithmetic in test_arithmetics(i, bits, n, false) {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, &[m, n], k);
             cases.push(Case::new(IntegerLinear { arithmetic }, inputs, Tolerance::EXACT));
         }

@@ -162,15 +162,11 @@ fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
     Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to, requantize: None }
 }
 
-/// The same with each quantizer behind it that a product of n channels can have and bind.
-fn requantized(arithmetic: Arithmetic, n: usize, x_state: bool) -> Vec<Arithmetic> {
-    let mut all = vec![arithmetic];
-    let Bits { x, w } = arithmetic.bits;
-    for (keep, levels) in [(false, Levels::new(x, false)), (true, Levels::new(w, true))] {
-        let with = Arithmetic { requantize: Some(Requantize { levels, keep }), ..arithmetic };
-        if n.is_multiple_of(4) && arithmetic.epilogue.scale && with.is_bindable(x_state) {
-            all.push(with);
-        }
-    }
-    all
+/// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer.
+fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Arithmetic> {
+    let floats = test_arithmetic(i, bits);
+    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), keep: i.is_multiple_of(2) };
+    let codes = Arithmetic { requantize: Some(requantize), ..floats };
+    let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
+    [floats].into_iter().chain(fits.then_some(codes)).collect()
 }

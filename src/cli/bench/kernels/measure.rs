@@ -3,11 +3,11 @@
 use super::subjects::Subject;
 use crate::cli::bench::Times;
 use qdetr::Result;
-use qdetr::gpu::{Dispatch, Gpu, shader};
+use qdetr::gpu::{Capabilities, Dispatch, Gpu, shader};
 use qdetr::graph::check::{Case, check_case};
 use qdetr::graph::{Graph, Op, Params, Plan, PlanOptions, Scratch, Values};
 use qdetr::kernels::TABLE;
-use qdetr::tensor::Host;
+use qdetr::tensor::{Host, TensorType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +19,7 @@ const WARM_UP: usize = 3;
 pub(super) struct Bench {
     pub(super) gpu: Gpu,
     runs: usize,
-    /// The op table's cases by op, smallest first.
-    cases: BTreeMap<&'static str, Vec<Case>>,
+    cases: Cases,
     /// Milliseconds to compile, by text.
     compiled: BTreeMap<String, f64>,
     /// What is wrong with a kernel, if anything, by its label and element width.
@@ -29,34 +28,18 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(gpu: Gpu, runs: usize) -> Self {
-        let mut cases: BTreeMap<_, Vec<Case>> = BTreeMap::new();
-        for case in TABLE.iter().flat_map(|family| (family.cases)()) {
-            if gpu.capabilities().f16 || !case.needs_f16() {
-                cases.entry(case.op.name()).or_default().push(case);
-            }
-        }
-        let size = |case: &Case| case.inputs.iter().map(|h| h.shape().len()).sum::<usize>();
-        cases.values_mut().for_each(|cases| cases.sort_by_key(size));
+        let cases = Cases::of(*gpu.capabilities());
         Self { gpu, runs, cases, compiled: BTreeMap::new(), checked: BTreeMap::new() }
     }
 
     /// The kernels that this device has for a subject, best first.
     pub(super) fn kernels(&self, subject: &Subject) -> Vec<Dispatch> {
-        let device = self.gpu.capabilities();
-        let mut kernels = subject.op.kernels(&subject.types, &subject.outputs(), device);
-        kernels.retain(|k| device.allows(k.tier));
-        kernels
+        kernels(&*subject.op, &subject.types, self.gpu.capabilities())
     }
 
-    /// The op table's cases of an op whose kernels on this device include one that `fits`, and which of them it is.
+    /// See [`Cases::with`].
     pub(super) fn cases_with(&self, op: &str, fits: impl Fn(usize, &Dispatch) -> bool) -> impl Iterator<Item = (&Case, usize)> {
-        self.cases.get(op).into_iter().flatten().filter_map(move |case| {
-            let types: Vec<_> = case.inputs.iter().map(Host::ty).collect();
-            let mut kernels = case.op.kernels(&types, &case.op.outputs(&types), self.gpu.capabilities());
-            kernels.retain(|k| self.gpu.capabilities().allows(k.tier));
-            let index = kernels.iter().enumerate().position(|(i, k)| fits(i, k))?;
-            Some((case, index))
-        })
+        self.cases.with(op, fits)
     }
 
     /// What is wrong with a kernel on the smallest case of the op table that it computes; `None` when it is right.
@@ -65,8 +48,7 @@ impl Bench {
         if let Some(known) = self.checked.get(&key) {
             return Ok(known.clone());
         }
-        let same = |_, k: &Dispatch| label(k) == label(kernel) && k.f16 == kernel.f16 && k.tier == kernel.tier;
-        let wrong = match self.cases_with(op, same).next() {
+        let wrong = match self.cases.first(op, kernel) {
             None => Some("no case of the op table runs this kernel".to_owned()),
             Some((case, index)) => check_case(&self.gpu, case)?.swap_remove(index).result.err(),
         };
@@ -112,6 +94,46 @@ impl Bench {
     }
 }
 
+/// The kernels of an op on a device, best first.
+fn kernels(op: &dyn Op, types: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+    let mut kernels = op.kernels(types, &op.outputs(types), device);
+    kernels.retain(|k| device.allows(k.tier));
+    kernels
+}
+
+/// The op table's cases that a device can hold, by op, smallest first.
+struct Cases {
+    device: Capabilities,
+    by_op: BTreeMap<&'static str, Vec<Case>>,
+}
+
+impl Cases {
+    fn of(device: Capabilities) -> Self {
+        let mut by_op: BTreeMap<_, Vec<Case>> = BTreeMap::new();
+        for case in TABLE.iter().flat_map(|family| (family.cases)()).filter(|case| device.f16 || !case.needs_f16()) {
+            by_op.entry(case.op.name()).or_default().push(case);
+        }
+        let size = |case: &Case| case.inputs.iter().map(|h| h.shape().len()).sum::<usize>();
+        by_op.values_mut().for_each(|cases| cases.sort_by_key(size));
+        Self { device, by_op }
+    }
+
+    /// The cases of an op with a kernel on this device that `fits`, and which of its kernels that is.
+    fn with(&self, op: &str, fits: impl Fn(usize, &Dispatch) -> bool) -> impl Iterator<Item = (&Case, usize)> {
+        self.by_op.get(op).into_iter().flatten().filter_map(move |case| {
+            let types: Vec<TensorType> = case.inputs.iter().map(Host::ty).collect();
+            let kernels = kernels(&*case.op, &types, &self.device);
+            Some((case, kernels.iter().enumerate().position(|(i, k)| fits(i, k))?))
+        })
+    }
+
+    /// The smallest case that a kernel computes.
+    fn first(&self, op: &str, kernel: &Dispatch) -> Option<(&Case, usize)> {
+        let same = |_, k: &Dispatch| label(k) == label(kernel) && k.f16 == kernel.f16 && k.tier == kernel.tier;
+        self.with(op, same).next()
+    }
+}
+
 /// A kernel's file, the pieces that it is composed of, and its tile.
 pub(super) fn label(kernel: &Dispatch) -> String {
     let stem = |name: &'static str| name.trim_end_matches(".wgsl").rsplit('/').next().unwrap_or_default();
@@ -123,4 +145,34 @@ pub(super) fn label(kernel: &Dispatch) -> String {
     let variant: Vec<String> = parts.chain((!tile.is_empty()).then(|| tile.join("x"))).collect();
     let name = kernel.source.name.trim_end_matches(".wgsl");
     if variant.is_empty() { name.to_owned() } else { format!("{name} ({})", variant.join(" ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subjects::{Sizes, subjects};
+    use super::*;
+    use qdetr::gpu::Tier;
+    use qdetr::graph::ids;
+    use qdetr::nn::Precision;
+    use std::collections::BTreeSet;
+
+    /// Otherwise it could not be checked before it is timed.
+    #[test]
+    fn every_kernel_that_real_sizes_choose_has_a_case_in_the_op_table() {
+        let half = Capabilities { f16: true, ..Capabilities::WEBGPU };
+        let packed = Capabilities { workgroup_memory: 48 << 10, invocations: 1024, subgroup: (32, 32), tier: Tier::Packed, ..half };
+        let matrix = Capabilities { matrix: true, tier: Tier::Matrix, ..packed };
+        let mut missing = BTreeSet::new();
+        for (precision, device) in [(Precision::F32, Capabilities::WEBGPU), (Precision::F16, packed), (Precision::F16, matrix)] {
+            let cases = Cases::of(device);
+            for subject in subjects(Sizes { batch: 2, precision, quick: false }).unwrap() {
+                for kernel in kernels(&*subject.op, &subject.types, &device) {
+                    if cases.first(subject.op.name(), &kernel).is_none() {
+                        missing.insert(format!("{}: {} on {}", subject.op.name(), label(&kernel), ids(&subject.types)));
+                    }
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
 }

@@ -107,7 +107,7 @@ impl BenchKernels {
         let filter = self.filter.as_deref().unwrap_or_default();
         subjects.retain(|subject| subject.name().contains(filter));
         if subjects.is_empty() {
-            let families: Vec<_> = TABLE.iter().map(|family| family.name).collect();
+            let families: Vec<_> = TABLE.iter().map(|family| family.name).filter(|name| *name != "probe").collect();
             return Err(Error::Usage(format!("no case's name contains `{filter}`; there are cases of {}", families.join(", "))));
         }
         Ok(subjects)
