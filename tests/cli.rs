@@ -69,7 +69,6 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{args:?}: {run:?}");
         assert!(run.err.contains(word), "{args:?}: {run:?}");
     }
-    run(args!["detect", asset("images/bear.jpg")]).fails(2, &["--model", "--preset"]);
     run(args!["detect", asset("images/bear.jpg"), "--preset", "yolo"]).fails(2, &["detr-resnet50"]);
     run(args!["detect", asset("images/bear.jpg"), "--preset", "detr-vgg"]).fails(2, &["resnet50", "mobilenet_v2"]);
     run(args!["detect", asset("images/bear.jpg"), "--shorter", "900", "--longer", "800"]).fails(2, &["--longer 800"]);

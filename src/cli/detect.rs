@@ -14,6 +14,7 @@ use qdetr::models::{Detection, Detector, ModelConfig, Results};
 use qdetr::{Error, Result, eval};
 use rayon::prelude::*;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -201,7 +202,7 @@ impl fmt::Display for ImageReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { image, width, height, detections, .. } = self;
         let objects = if detections.len() == 1 { "object" } else { "objects" };
-        writeln!(f, "{image}: {} {objects} on {width} × {height} pixels", detections.len())?;
+        writeln!(f, "{image}: {} {objects} on {width} × {height} pixels{}", detections.len(), counts(detections))?;
         for Found { class, score, bbox: [left, top, right, bottom], .. } in detections {
             writeln!(f, "  {score:.3} {class:16} {left:7.1} {top:7.1} {right:7.1} {bottom:7.1}")?;
         }
@@ -209,9 +210,26 @@ impl fmt::Display for ImageReport {
     }
 }
 
+/// How many there are of each class, the most frequent first: `: 14 RBC, 1 WBC`.
+fn counts(detections: &[Found]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    detections.iter().for_each(|found| *counts.entry(&found.class).or_default() += 1);
+    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    let counts: Vec<String> = counts.into_iter().map(|(class, count)| format!("{count} {class}")).collect();
+    if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_are_counted_by_class() {
+        let found = |class: &str| Found { class: class.into(), class_id: 0, score: 0.5, bbox: [0.0; 4] };
+        assert_eq!(counts(&["WBC", "RBC", "RBC", "Platelets"].map(found)), ": 2 RBC, 1 Platelets, 1 WBC");
+        assert_eq!(counts(&[]), "");
+    }
 
     #[test]
     fn thresholds_are_probabilities() {

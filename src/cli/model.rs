@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const MOBILENET: &[u8] = include_bytes!("../../assets/models/mobilenet_v2_imagenet.safetensors");
 
 /// Our own DETR of blood cells; origin and licence are in `assets/models/README.md`.
-const BLOOD_CELLS: &[u8] = include_bytes!("../../assets/models/bccd_detr.safetensors");
+const BLOOD_CELLS: &[u8] = include_bytes!("../../assets/models/blood_cells.safetensors");
 const BUILT_IN: &str = "the built-in detector of blood cells";
 
 /// Random weights are the same on every machine.

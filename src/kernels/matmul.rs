@@ -71,7 +71,8 @@ impl Op for Matmul {
         let mut y = vec![0.0; outputs[0].shape.len()];
         y.par_chunks_mut(n).enumerate().for_each(|(row, y)| {
             let (split, m) = (row / product.m, row % product.m);
-            let range = split * part..((split + 1) * part).min(k);
+            // The last parts may be left without terms.
+            let range = (split * part).min(k)..((split + 1) * part).min(k);
             for (n, y) in y.iter_mut().enumerate() {
                 *y = dot(&x[m * k..][range.clone()], &w[n * k..][range.clone()]);
             }
