@@ -167,6 +167,15 @@ fn torch_order(shape: Shape) -> Vec<usize> {
     }
 }
 
+/// `1.23 G`, `34.50 M`, `678.00 k`.
+fn count(n: u64) -> String {
+    match n {
+        0..1_000_000 => format!("{:.2} k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let longest = self.layers.iter().map(|layer| layer.name.len()).max().unwrap_or_default();
@@ -177,7 +186,7 @@ impl fmt::Display for Report {
         )?;
         for layer in &self.layers {
             let inputs = layer.input_bits.map_or("float".to_owned(), |bits| bits.to_string());
-            let work = layer.multiply_adds.map_or(String::new(), |n| format!("{:.1} M", n as f64 / 1e6));
+            let work = layer.multiply_adds.map_or(String::new(), count);
             let Layer { name, weight_bits, stored, .. } = layer;
             let shape = layer.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(" × ");
             writeln!(
@@ -203,7 +212,7 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { parameters, statistics, steps, images, height, width, .. } = self;
         writeln!(f, "parameters  {parameters}, {statistics} statistics of norms, {steps} step sizes and zero points")?;
-        writeln!(f, "work        {:.2} G multiply-adds for {images} × {height} × {width}", self.multiply_adds as f64 / 1e9)?;
+        writeln!(f, "work        {} multiply-adds for {images} × {height} × {width}", count(self.multiply_adds))?;
         writeln!(f, "as papers count, idealized:")?;
         let size = self.ideal_bytes as f64;
         writeln!(
@@ -212,7 +221,7 @@ impl fmt::Display for Totals {
             size / (1 << 20) as f64,
             size / 1e6
         )?;
-        let operations = self.ideal_operations / 1e9;
-        writeln!(f, "  OPs       {operations:.2} G: multiply-adds of floats, and 1/32, 1/16, 1/8 of those of 2, 3, 4 bits; 1/4 of 5 to 8")
+        let operations = count(self.ideal_operations.round() as u64);
+        writeln!(f, "  OPs       {operations}: multiply-adds of floats, and 1/32, 1/16, 1/8 of those of 2, 3, 4 bits; 1/4 of 5 to 8")
     }
 }

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!((costs.parameters, costs.statistics, costs.steps), (41_524_768, 4 * 26_560, 0));
         let (operations, size) = ideal(&costs);
         assert_eq!(operations * 1e9, costs.multiply_adds() as f64);
-        assert!((operations - 81.2).abs() < 0.1, "{operations}");
+        assert_eq!(costs.multiply_adds(), 81_167_232_000);
         // The paper's 159.32.
         assert!((size - 159.32).abs() < 1.0, "{size}");
     }
@@ -177,9 +177,10 @@ mod tests {
         let (_, size) = ideal(&all);
         // The paper's 19.92, and a mebibyte of biases, norms and queries.
         assert!((19.9..21.5).contains(&size), "{size}");
-        // The shares of each of the released code's layers, worked out by hand: 16.2 G and 33.6 MB, about.
+        // By hand, with the downsampling, the input projection and the heads as floats and the stem at 8 bits: 16.2 G and 33.6 MB. The
+        // projections of attention that compute with floats add 2.3 G, those of cross-attention 6 · 4 · 256² weights of 28 bits more.
         let (operations, size) = ideal(&costs(Some(("4-4-8", Preset::Release))));
-        assert!((15.0..24.0).contains(&operations) && (31.0..38.0).contains(&size), "{operations} {size}");
+        assert!((operations - 18.47).abs() < 0.01 && (size - 37.27).abs() < 0.01, "{operations} {size}");
         for (bits, share) in [("2-2-8", 32.0), ("3-3-8", 16.0), ("4-4-8", 8.0), ("2-4-8", 8.0), ("5-5-8", 4.0), ("8-8-8", 4.0)] {
             let costs = costs(Some((bits, Preset::EveryWeight)));
             let layers = (costs.multiply_adds() - costs.attention_multiply_adds) as f64;
