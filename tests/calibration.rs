@@ -16,7 +16,7 @@ use qdetr::models::{
 use qdetr::nn::Precision;
 use qdetr::nn::quantized::{OBSERVED, rows};
 use qdetr::quant::{Method, Preset, Quantization, Quantizer};
-use qdetr::tensor::Host;
+use qdetr::tensor::{DType, Host};
 use qdetr::train::{Event, Job, TrainConfig, calibrate, run};
 use std::path::Path;
 use std::sync::Arc;
@@ -255,6 +255,7 @@ fn first_batch(job: &Job) -> TrainBatch {
         seed: 0,
         threads: 1,
         strictness: Strictness::Fatal,
+        pixels: DType::F32,
     };
     Loader::start(Arc::new(job.train.images.clone()), options, 0).and_then(|mut loader| loader.next_batch()).expect("a batch")
 }

@@ -9,7 +9,7 @@ use super::dataset::ImageRecord;
 use super::image;
 use super::preprocess::{Batch, Resize, Sample, Size, resize};
 use super::report::Strictness;
-use crate::tensor::Host;
+use crate::tensor::{DType, Host};
 use crate::train::matcher::Targets;
 use crate::{Error, Result};
 use rand::RngExt;
@@ -39,6 +39,8 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// What to do about a picture that cannot be read: leave it out, or end the run.
     pub strictness: Strictness,
+    /// Element type of the pixels, f32 or f16: what the network computes in, so that no more is uploaded.
+    pub pixels: DType,
 }
 
 impl LoaderOptions {
@@ -186,7 +188,9 @@ impl Maker {
                 sample.image = resize(&sample.image, fitting);
             }
         }
-        Ok(TrainBatch { epoch, step, batch: Batch::new(&samples, Some(bucket))?, targets, skipped })
+        let batch = Batch::new(&samples, Some(bucket))?;
+        let batch = Batch { pixels: batch.pixels.cast(self.options.pixels), ..batch };
+        Ok(TrainBatch { epoch, step, batch, targets, skipped })
     }
 
     /// The picture at a place of the order, varied; the next one that can be read when it cannot.
@@ -291,6 +295,7 @@ mod tests {
             seed: 5,
             threads,
             strictness: Strictness::Skip,
+            pixels: DType::F32,
         }
     }
 

@@ -127,7 +127,7 @@ impl Sample {
 /// Pictures of different sizes as one input of a model.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Normalized pixels `[B, H, W, 3]`, `f32`, zero in the padding.
+    /// Normalized pixels `[B, H, W, 3]`, `f32` as they are made, zero in the padding.
     pub pixels: Host,
     /// `[B, H, W]`, `u32`: 1 where a picture is, 0 in the padding.
     pub mask: Host,

@@ -111,9 +111,11 @@ fn box_head(net: &mut Net, c: usize, decoded: &Decoded, x: Var) -> Var {
     sigmoid(net, y)
 }
 
-/// The inputs of a network for one batch size: `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`.
+/// The inputs of a network for one batch size: `pixel_values` `[B, H, W, 3]`, f32 but in training what the network computes in, and
+/// `pixel_mask` u32 `[B, H, W]`.
 fn inputs(net: &mut Net, BatchSize { images, height, width }: BatchSize) -> [Var; 2] {
-    let pixels = net.input("pixel_values", TensorType::f32([images, height, width, 3]));
+    let dtype = if net.training().is_some() { net.precision().dtype() } else { DType::F32 };
+    let pixels = net.input("pixel_values", TensorType::new([images, height, width, 3], dtype));
     [pixels, net.input("pixel_mask", TensorType::new([images, height, width], DType::U32))]
 }
 

@@ -6,6 +6,7 @@ use crate::data::{Dataset, Loader, LoaderOptions, Strictness};
 use crate::gpu::Gpu;
 use crate::graph::Values;
 use crate::models::{Calibrated, CalibrationMethod, Calibrator};
+use crate::tensor::DType;
 use std::sync::Arc;
 
 /// Pictures that step sizes start from.
@@ -24,7 +25,8 @@ pub fn calibrate(
     strictness: Strictness,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Calibrated> {
-    let options = LoaderOptions { batch: 1, group: 1, buckets: config.buckets(), recipe: None, seed: config.seed, threads: 1, strictness };
+    let (buckets, seed, pixels) = (config.buckets(), config.seed, DType::F32);
+    let options = LoaderOptions { batch: 1, group: 1, buckets, recipe: None, seed, threads: 1, strictness, pixels };
     let mut loader = Loader::start(Arc::new(set.images.clone()), options, 0)?;
     let mut calibrator = Calibrator::new(gpu, &config.model, params, method)?;
     for _ in 0..set.images.len().min(CALIBRATION_PICTURES) {

@@ -56,12 +56,15 @@ fn size_of(batch: &TrainBatch) -> BatchSize {
 struct Program {
     plan: Plan,
     shape: PredictionShape,
+    /// Element type of the pixels.
+    pixels: DType,
 }
 
 impl Program {
     /// Writes what the forward reads.
     fn write_batch(&self, batch: &TrainBatch, seed: u32) {
-        self.plan.write("pixel_values", &batch.batch.pixels);
+        // The loader has cast them already; others may not have.
+        self.plan.write("pixel_values", &batch.batch.pixels.clone().cast(self.pixels));
         self.plan.write("pixel_mask", &batch.batch.mask);
         self.plan.write("seed", &Host::u32([1], vec![seed]));
     }
@@ -176,7 +179,7 @@ impl Trainer {
         links.extend(self.optimizer.iter().flat_map(Optimizer::links));
         let plan = self.compile(&Halves::share(&graph, self.weights.layout()), &links)?;
         let report = plan.memory();
-        self.programs.push((size, Program { plan, shape }));
+        self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype() }));
         Ok(report)
     }
 

@@ -104,7 +104,7 @@ impl BenchTrain {
         let start = initialize(&detector::training_specs(&config.model, config.query_groups)?, config.seed);
         let mut trainer = Trainer::new(&gpu, config.model.clone(), start, config.trainer())?;
         trainer.prepare(size)?;
-        let batch = random_batch(size, self.objects, config.model.classes);
+        let batch = random_batch(size, self.objects, &config);
         let (mut times, mut loss_scale, mut loss) = (vec![Vec::new(); 5], LossScale::new(config.precision), 0.0);
         let bar = progress(self.runs as usize);
         for i in 0..WARM_UP + self.runs as usize {
@@ -169,10 +169,11 @@ impl BenchTrain {
 }
 
 /// Pictures of noise, without padding, with objects of all classes.
-fn random_batch(BatchSize { images, height, width }: BatchSize, objects: usize, classes: usize) -> TrainBatch {
+fn random_batch(BatchSize { images, height, width }: BatchSize, objects: usize, config: &TrainConfig) -> TrainBatch {
+    let (classes, pixels) = (config.model.classes, noise([images, height, width, 3], 1).cast(config.precision.dtype()));
     let size = vec![Size { width, height }; images];
     let mask = Host::u32([images, height, width], vec![1; images * height * width]);
-    let batch = Batch { pixels: noise([images, height, width, 3], 1), mask, original: size.clone(), resized: size };
+    let batch = Batch { pixels, mask, original: size.clone(), resized: size };
     let places = noise([images, objects, 4], 2);
     let places: Vec<[f32; 4]> = bytemuck::cast_slice(&places.to_f32()).to_vec();
     let boxed = |p: &[f32; 4]| [0.5 + p[0] * 0.3, 0.5 + p[1] * 0.3, 0.15 + p[2] * 0.1, 0.15 + p[3] * 0.1];
