@@ -83,3 +83,54 @@ fn what_cannot_be_done_is_told() {
     assert!(broken.code == Some(1) && broken.err.contains("broken.jpg") && broken.err.contains("none that could be read"), "{broken:?}");
     assert!(!out.exists());
 }
+
+#[test]
+fn inspect_tells_what_a_file_holds() {
+    let inspect = |path: &Path, more: &[&str]| {
+        run(["inspect".into(), path.as_os_str().to_owned()].into_iter().chain(more.iter().map(OsString::from)))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("low.safetensors");
+    quantize(&asset("images"), &out, &["--bits", "4-4-8", "--images", "1"]);
+    let small = ["--size", "64x96", "--json"];
+    let (low, float) = (inspect(&out, &small).json(), inspect(&tiny_model(), &small).json());
+    assert_eq!(low["file_bytes"].as_u64(), Some(fs::metadata(&out).expect("a file").len()));
+    assert_eq!((low["bits"].as_str(), low["attention_bits"].as_u64()), (Some("4-4-8 (executable)"), Some(8)));
+    assert!(low["unsigned"].as_array().is_some_and(|all| all.iter().any(|name| name == "backbone.0.body.layer1.0.conv2.act")), "{low}");
+    let layer = |report: &serde_json::Value, name: &str| {
+        let all = report["layers"].as_array().expect("layers").iter();
+        all.clone().find(|layer| layer["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    let stem = layer(&low, "backbone.0.body.conv1");
+    let is = |layer: &serde_json::Value, bits: u64, stored: &str, bytes: u64| {
+        assert_eq!(
+            (layer["weight_bits"].as_u64(), layer["stored"].as_str(), layer["bytes"].as_u64()),
+            (Some(bits), Some(stored), Some(bytes))
+        );
+    };
+    is(&stem, 8, "codes", 16 * 3 * 49);
+    assert_eq!(stem["shape"], serde_json::json!([16, 3, 7, 7]));
+    assert_eq!(stem["multiply_adds"], 16 * 3 * 49 * 32 * 48);
+    is(&layer(&low, "input_proj"), 4, "codes", layer(&float, "input_proj")["bytes"].as_u64().expect("bytes") / 8);
+    assert_eq!(
+        (&layer(&low, "input_proj")["input_bits"], &layer(&float, "input_proj")["input_bits"]),
+        (&4.into(), &serde_json::Value::Null)
+    );
+    let total = |report: &serde_json::Value, name: &str| report["totals"][name].as_f64().expect("a number");
+    for name in ["parameters", "statistics", "multiply_adds"] {
+        assert_eq!(total(&low, name), total(&float, name), "{name}");
+    }
+    assert_eq!(total(&float, "ideal_bytes"), 4.0 * (total(&float, "parameters") + total(&float, "statistics")));
+    assert_eq!(total(&float, "ideal_operations"), total(&float, "multiply_adds"));
+    assert!(
+        total(&low, "ideal_bytes") < total(&float, "ideal_bytes") / 2.0
+            && total(&low, "ideal_operations") < total(&float, "multiply_adds") / 4.0
+    );
+
+    let text = inspect(&out, &[]);
+    assert!(text.code == Some(0) && ["conv1.act", "MiB", "1/32", "1 × 800 × 1066"].iter().all(|word| text.out.contains(word)), "{text:?}");
+    let backbone = inspect(&asset("models/mobilenet_v2_imagenet.safetensors"), &["--json"]).json();
+    assert!(backbone["totals"].is_null() && backbone["layers"].as_array().is_some_and(|all| all.len() > 50), "{backbone}");
+    inspect(&asset("images/bear.jpg"), &[]).fails(1, &["bear.jpg", "JPEG"]);
+    inspect(&out, &["--size", "65536x65536", "--batch", "4096"]).fails(1, &["4096 × 65536 × 65536"]);
+}

@@ -12,6 +12,7 @@ mod eval;
 mod export;
 mod forward;
 mod info;
+mod inspect;
 mod model;
 mod output;
 mod pictures;
@@ -54,6 +55,8 @@ enum Command {
     Quantize(quantize::Quantize),
     /// Write a trained model of low bits as the small file that it is used from
     Export(export::Export),
+    /// Show what a model file holds: layers, bits, sizes, and the operations of a run
+    Inspect(inspect::Inspect),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory
@@ -153,6 +156,7 @@ impl Command {
             Self::Train(args) => args.run(device),
             Self::Quantize(args) => args.run(device),
             Self::Export(args) => args.run(),
+            Self::Inspect(args) => args.run(),
             Self::Eval(args) => args.run(),
             Self::Completions(args) => args.run(),
         }

@@ -7,6 +7,7 @@ pub mod backbone;
 pub mod calibrate;
 pub mod classifier;
 pub mod config;
+pub mod costs;
 pub mod detector;
 pub mod detr;
 mod limits;
