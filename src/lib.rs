@@ -37,8 +37,16 @@
 //! [`data::image::read`] gives an upright RGB picture; [`data::preprocess`] resizes it as Pillow does, normalizes it and pads a
 //! batch with its mask. [`models::Detector`] builds the DETR graph for that size with [`nn`], folds what depends on
 //! parameters alone, fuses biases, norms, skip connections and activations into the products before them, compiles the
-//! [`graph::Plan`] and keeps it. A run writes the batch, submits all kernel launches in one compute pass and reads back only
+//! [`graph::Plan`] and keeps it. A run writes the batch, submits all kernel launches in a few compute passes and reads back only
 //! logits and boxes, which [`models::postprocess`] turns into detections in the pixels of the original picture.
+//!
+//! # Low bits, through the rooms
+//!
+//! A [`models::ModelConfig`] with a [`quant::Quantization`] makes every layer of [`nn`] ask for its bits. Such a layer turns its input and
+//! its weights into codes ([`kernels::quantize`]) and multiplies these as integers ([`kernels::integer`], [`kernels::head_codes`]), in
+//! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
+//! correctly rounded, the same next codes. [`graph::fuse`] then lets the products write the next layer's codes themselves. Backward
+//! reads the codes; gradients pass straight through the rounding.
 //!
 //! # Conventions
 //!

@@ -269,6 +269,7 @@ fn first_batch(job: &Job) -> TrainBatch {
         seed: 0,
         threads: 1,
         strictness: Strictness::Fatal,
+        pixels: DType::F32,
     };
     Loader::start(Arc::new(job.train.images.clone()), options, 0).and_then(|mut loader| loader.next_batch()).expect("a batch")
 }

@@ -37,7 +37,9 @@ fn detect(more: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 #[test]
 fn the_help_names_every_subcommand_and_each_has_its_own() {
     let subcommands = subcommands();
-    for known in ["detect", "classify", "bench", "forward", "plan", "trace", "info", "check", "train", "quantize", "eval", "completions"] {
+    for known in
+        ["detect", "classify", "bench", "forward", "plan", "trace", "info", "check", "train", "quantize", "export", "eval", "completions"]
+    {
         assert!(subcommands.iter().any(|s| s == known), "{known} is not among {subcommands:?}");
     }
     for subcommand in subcommands {

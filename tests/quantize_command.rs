@@ -29,13 +29,10 @@ fn the_file_is_a_model_for_every_command() {
     let layers = report["layers"].as_object().expect("layers by bits");
     assert!(layers["4"].as_u64().is_some_and(|n| n > 30) && layers["8"].as_u64() == Some(5), "stem, classes and three of boxes: {report}");
     let bytes = |name: &str| report[name].as_u64().expect("bytes");
-    assert!(
-        bytes("packed_bytes") * 2 < bytes("float_bytes") && bytes("file_bytes") == fs::metadata(&out).expect("a file").len(),
-        "{report}"
-    );
+    assert!(bytes("file_bytes") * 2 < bytes("float_bytes") && bytes("file_bytes") == fs::metadata(&out).expect("a file").len(), "{report}");
 
     let text = quantize(&asset("images"), &folder.path().join("again.safetensors"), &["--bits", "4-8-8", "--images", "2"]);
-    assert!(text.code == Some(0) && text.out.contains("5 of 8 bits") && text.out.contains("step sizes from 2 pictures"), "{text:?}");
+    assert!(text.code == Some(0) && text.out.contains("5 of 8 bits") && text.out.contains("from 2 pictures"), "{text:?}");
     assert!(fs::read(folder.path().join("again.safetensors")).expect("a file") == fs::read(&out).expect("a file"));
 
     let path = out.display().to_string();

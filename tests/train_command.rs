@@ -142,6 +142,33 @@ fn a_dry_run_says_what_a_step_takes_and_the_outcome_is_json() {
     fails(&mut qdetr(place.args("run", &["--accumulate", "0"])), &["`accumulate` is 0"]);
 }
 
+/// A trained model of low bits, packed, finds the same to the bit, and is smaller.
+fn assert_exports(place: &Place, model: &str) {
+    let packed = place.out("packed.safetensors").display().to_string();
+    let export = |from: &str, to: &str| finish(&mut qdetr(["export", "--model", from, "--out", to, "--json"]));
+    let report = export(model, &packed).json();
+    let size = |path: &str| fs::metadata(path).expect("a file").len();
+    assert!(report["file_bytes"].as_u64() == Some(size(&packed)) && size(&packed) * 2 < size(model), "{report}");
+    let picture = place.out("0.png").display().to_string();
+    let detect = |model: &str| {
+        let small = ["--shorter", "64", "--longer", "64", "--threshold", "0", "--json"];
+        finish(&mut qdetr(["detect", picture.as_str(), "--model", model].iter().chain(&small))).json()
+    };
+    let found = detect(&packed);
+    assert!(found["images"][0]["detections"].as_array().is_some_and(|all| !all.is_empty()), "{found}");
+    // Numbers are printed in full.
+    assert_eq!(found, detect(model));
+    // What training noted stays with the model, and packing twice changes nothing.
+    let metadata = |path: &str| qdetr::weights::load(path.as_ref()).expect("a model").metadata;
+    assert!(!metadata(&packed).is_empty() && metadata(&packed) == metadata(model));
+    let again = place.out("again.safetensors").display().to_string();
+    export(&packed, &again).json();
+    assert!(fs::read(&again).expect("a file") == fs::read(&packed).expect("a file"));
+    export(&packed, &packed).fails(2, &["is the model itself"]);
+    let float = place.out("float").join("last.safetensors").display().to_string();
+    export(&float, &again).fails(1, &["last.safetensors", "is of floats", "qdetr quantize"]);
+}
+
 #[test]
 fn low_bits_start_from_a_float_model_and_go_on_where_they_stopped() {
     let place = Place::new();
@@ -163,6 +190,7 @@ fn low_bits_start_from_a_float_model_and_go_on_where_they_stopped() {
 
     // A model of the same bits brings its step sizes along, one of other bits its weights.
     let from = place.out("part").join("last.safetensors").display().to_string();
+    assert_exports(&place, &from);
     let again = |bits: &[&str]| {
         finish(&mut qdetr(place.args("again", &[&["--epochs", "1", "--lr", "0", "--lr-backbone", "0", "--from", &from], bits].concat())))
     };

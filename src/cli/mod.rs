@@ -9,6 +9,7 @@ mod classify;
 mod completions;
 mod detect;
 mod eval;
+mod export;
 mod forward;
 mod info;
 mod model;
@@ -51,6 +52,8 @@ enum Command {
     Train(Box<train::Train>),
     /// Turn a float model into one of low bits, without training
     Quantize(quantize::Quantize),
+    /// Write a trained model of low bits as the small file that it is used from
+    Export(export::Export),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory
@@ -149,6 +152,7 @@ impl Command {
             Self::Check(args) => args.run(device),
             Self::Train(args) => args.run(device),
             Self::Quantize(args) => args.run(device),
+            Self::Export(args) => args.run(),
             Self::Eval(args) => args.run(),
             Self::Completions(args) => args.run(),
         }

@@ -1,18 +1,18 @@
-//! `qdetr quantize`: a model on codes from one of floats, without training.
+//! `qdetr quantize`: a packed file of a model on codes from a model of floats, without training.
 
 use super::DeviceArgs;
 use super::bits::{BitsArgs, method};
+use super::export::{Written, check_out};
 use super::model::{ResizeArgs, read};
-use super::output::{bytes, check_place, print, print_json, progress};
+use super::output::{print, print_json, progress};
 use super::pictures::for_each_batch;
 use clap::Args;
 use qdetr::data::image::{self, RgbImage};
 use qdetr::data::preprocess::{Batch, Sample};
 use qdetr::data::{Dataset, ImageRecord};
-use qdetr::models::{BatchSize, Calibrated, CalibrationMethod, Calibrator, ModelConfig, observing};
+use qdetr::models::{CalibrationMethod, Calibrator, ModelConfig};
 use qdetr::nn::Precision;
-use qdetr::quant::pack::packed_len;
-use qdetr::{Error, Result, weights};
+use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +38,7 @@ pub(crate) struct Quantize {
     images: u32,
     #[command(flatten)]
     resize: ResizeArgs,
-    /// The model to be written
+    /// The file to be written: weights as codes at their real width. To train low bits, start from the float model instead
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
     /// Print JSON
@@ -55,7 +55,7 @@ impl Quantize {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let missing = || Error::Usage("how many bits? say so with --bits 8-8-8".into());
         let quantization = self.bits.over(None)?.ok_or_else(missing)?;
-        self.check_out()?;
+        check_out(&self.model, &self.out)?;
         let (config, params) = read(&self.model)?;
         let resize = self.resize.resize(&config)?;
         if let Some(theirs) = config.quantization {
@@ -74,23 +74,14 @@ impl Quantize {
         bar.finish_and_clear();
         let pictures = calibrator.pictures();
         let found = calibrator.finish()?;
-        weights::save(&self.out, Some(&found.config), &found.params, &BTreeMap::new())?;
-        let report = Report::of(&found, pictures, &self.out)?;
+        let written = Written::save(&self.out, &found.config, &found.params, &BTreeMap::new())?;
+        let report = Report { pictures, written };
         if self.json {
             print_json(&report)?
         } else {
             print(&report)?
         }
         Ok(ExitCode::SUCCESS)
-    }
-
-    fn check_out(&self) -> Result<()> {
-        check_place(&self.out)?;
-        let is_model = self.out.canonicalize().is_ok_and(|out| self.model.canonicalize().is_ok_and(|model| model == out));
-        if is_model {
-            return Err(Error::Usage(format!("--out {} is the model itself: choose another file", self.out.display())));
-        }
-        Ok(())
     }
 }
 
@@ -118,47 +109,16 @@ fn spread(all: Vec<PathBuf>, count: usize) -> Vec<PathBuf> {
 /// What was made.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Low bits, and for which layers.
-    bits: String,
     /// Pictures that were read.
     pictures: usize,
-    /// Layers by the bits of their weights.
-    layers: BTreeMap<u32, usize>,
-    /// Bytes of all parameters as floats.
-    float_bytes: u64,
-    /// Bytes with weights packed to their bits, all else as floats.
-    packed_bytes: u64,
-    /// Bytes of the file.
-    file_bytes: u64,
-    out: PathBuf,
-}
-
-impl Report {
-    fn of(Calibrated { config, params }: &Calibrated, pictures: usize, out: &Path) -> Result<Self> {
-        let net = observing(config, BatchSize { images: 1, height: 1, width: 1 });
-        let steps = params.iter().filter(|(name, _)| !net.specs().contains_key(*name)).map(|(_, host)| 4 * host.shape().len() as u64);
-        let floats: u64 = net.specs().values().map(|spec| 4 * spec.shape.len() as u64).sum();
-        let (mut layers, mut packed_bytes) = (BTreeMap::new(), floats + steps.sum::<u64>());
-        for place in net.places() {
-            let Some(weight) = &place.weight else { continue };
-            let (n, bits) = (params[weight].shape().len(), place.quantizer.bits);
-            *layers.entry(bits).or_default() += 1;
-            packed_bytes -= 4 * n as u64;
-            packed_bytes += packed_len(n, bits).map_err(|e| Error::Config(e.to_string()))? as u64;
-        }
-        let file_bytes = std::fs::metadata(out).map_err(Error::io(out))?.len();
-        let bits = config.quantization.as_ref().map(ToString::to_string).unwrap_or_default();
-        Ok(Self { bits, pictures, layers, float_bytes: floats, packed_bytes, file_bytes, out: out.to_owned() })
-    }
+    #[serde(flatten)]
+    written: Written,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let layers: Vec<String> = self.layers.iter().map(|(bits, n)| format!("{n} of {bits} bits")).collect();
-        writeln!(f, "bits       {}, step sizes from {} pictures", self.bits, self.pictures)?;
-        writeln!(f, "layers     {}", layers.join(", "))?;
-        writeln!(f, "size       {} as floats, {} packed", bytes(self.float_bytes), bytes(self.packed_bytes))?;
-        writeln!(f, "written    {}, {}", self.out.display(), bytes(self.file_bytes))
+        writeln!(f, "steps      from {} pictures", self.pictures)?;
+        write!(f, "{}", self.written)
     }
 }
 

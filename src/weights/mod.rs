@@ -4,7 +4,7 @@
 //!
 //! | source | names | configuration |
 //! | --- | --- | --- |
-//! | our own safetensors, written by [`save`] | ours | in the metadata |
+//! | our own safetensors, written by [`save`] or, with weights as codes, [`save_packed`] | ours | in the metadata |
 //! | a Hugging Face folder, or the safetensors in it | timm-named or native ResNet, transformers 4 and 5 | `config.json` |
 //! | the original DETR's `.pth`, zip or older form; also as safetensors | the original's | from shapes |
 //! | torchvision's ResNet and MobileNetV2 | torchvision's | none: a backbone alone |
@@ -31,6 +31,7 @@ mod fit;
 mod huggingface;
 mod infer;
 pub mod names;
+mod packed;
 mod pickle;
 mod pytorch;
 mod raw;
@@ -38,7 +39,7 @@ mod safetensors;
 mod save;
 
 pub use fit::{Extras, fit};
-pub use save::save;
+pub use save::{save, save_packed};
 
 use crate::models::ModelConfig;
 use crate::tensor::Host;
@@ -55,12 +56,16 @@ pub struct Checkpoint {
     pub config: Option<ModelConfig>,
     /// Parameters and batch norm statistics by our names; tensors that the source's table does not know keep theirs.
     pub tensors: BTreeMap<String, Host>,
+    /// The weights that the file holds as codes, with their bits; here they are what the codes stand for, in `f32`.
+    pub packed: BTreeMap<String, u32>,
     /// The metadata of a safetensors file, without the entries that are ours.
     pub metadata: BTreeMap<String, String>,
     /// Whose names the file uses, for messages.
     pub dialect: Dialect,
     /// The file or folder.
     pub source: PathBuf,
+    /// Bytes of the file, or of the files of weights in the folder.
+    pub bytes: usize,
 }
 
 /// Reads a checkpoint from a file or a Hugging Face folder; see the [module](self) for what can be read.
@@ -105,31 +110,69 @@ fn assemble(source: &Path, parts: &[(&Path, &[u8])], config: Option<&Path>) -> R
     }
     let path = if let [(file, _)] = parts { file } else { source };
     let wrong = |what: String| Error::format(path, what);
-    let own = own_format(&mut all.metadata).map_err(wrong)?;
-    let (dialect, tensors) = contents::convert(&all, own.is_some(), parts.iter().map(|p| p.1.len()).sum()).map_err(wrong)?;
-    let config = match own {
-        Some(config) => config,
-        None if !infer::is_detector(&tensors) => None,
-        None => Some(match config.filter(|_| dialect.is_hugging_face()) {
-            Some(json) => huggingface::config(json, &tensors)?,
-            None => infer::config(&tensors, &all.hints).map_err(wrong)?,
-        }),
+    let own = own_format(&mut all).map_err(wrong)?;
+    let bytes = parts.iter().map(|(_, bytes)| bytes.len()).sum();
+    let (dialect, mut tensors) = contents::convert(&all, own.is_some(), bytes).map_err(wrong)?;
+    let Own { config, packed, floats } = match own {
+        Some(own) => own,
+        None if !infer::is_detector(&tensors) => Own::default(),
+        None => Own {
+            config: Some(match config.filter(|_| dialect.is_hugging_face()) {
+                Some(json) => huggingface::config(json, &tensors)?,
+                None => infer::config(&tensors, &all.hints).map_err(wrong)?,
+            }),
+            ..Own::default()
+        },
     };
-    Ok(Checkpoint { config, tensors, metadata: all.metadata, dialect, source: source.to_owned() })
+    tensors.extend(floats);
+    Ok(Checkpoint { config, tensors, packed, metadata: all.metadata, dialect, source: source.to_owned(), bytes })
 }
 
-/// Takes our entries out of the metadata: `None` when the file is not ours, else the configuration, if it has one.
-fn own_format(metadata: &mut BTreeMap<String, String>) -> Result<Option<Option<ModelConfig>>, String> {
-    let Some(format) = metadata.remove(save::FORMAT_KEY) else { return Ok(None) };
-    if format.parse::<u32>().is_ok_and(|format| format > save::FORMAT) {
-        return Err(format!("has the format {format}, this program reads up to {}: update qdetr", save::FORMAT));
+/// What only files of ours tell.
+#[derive(Debug, Default)]
+struct Own {
+    config: Option<ModelConfig>,
+    /// Bits of packed weights.
+    packed: BTreeMap<String, u32>,
+    /// The same weights, unpacked.
+    floats: BTreeMap<String, Host>,
+}
+
+/// Takes our entries out of the metadata, and what is packed out of the tensors: `None` when the file is not ours.
+fn own_format(all: &mut Contents) -> Result<Option<Own>, String> {
+    let Some(format) = all.metadata.remove(save::FORMAT_KEY) else { return Ok(None) };
+    match format.parse() {
+        Ok(save::PLAIN) => {
+            let config = all.metadata.remove(save::CONFIG_KEY).map(|json| own_config(&json)).transpose()?;
+            Ok(Some(Own { config, ..Own::default() }))
+        }
+        Ok(save::PACKED) => own_packed(all).map(Some),
+        Ok(newer) if newer > save::PACKED => {
+            Err(format!("has the format {newer}, this program reads up to {}: update qdetr", save::PACKED))
+        }
+        _ => Err(format!("has the format {}, which is no format of ours", raw::quoted(&format))),
     }
-    if format.parse::<u32>().is_err() {
-        return Err(format!("has the format {}, which is no number", raw::quoted(&format)));
+}
+
+/// A file with packed weights; see [`packed`].
+fn own_packed(all: &mut Contents) -> Result<Own, String> {
+    let mut entry = |key: &str| all.metadata.remove(key).ok_or_else(|| format!("is of packed weights, but its metadata has no `{key}`"));
+    let (config, index, sum) = (entry(save::CONFIG_KEY)?, entry(packed::INDEX_KEY)?, entry(packed::CHECKSUM_KEY)?);
+    // The reader of safetensors gives tensors by name.
+    let found = packed::checksum(&config, &index, all.tensors.iter().map(|(name, raw)| (name.as_str(), raw.storage())));
+    if found != sum {
+        return Err(format!("is damaged: its checksum is {found}, its metadata says {}", raw::quoted(&sum)));
     }
-    let Some(json) = metadata.remove(save::CONFIG_KEY) else { return Ok(Some(None)) };
+    let bad = |e: serde_json::Error| format!("has a bad `{}` in its metadata: {}", packed::INDEX_KEY, e.to_string().escape_debug());
+    let index: packed::Index = serde_json::from_str(&index).map_err(bad)?;
+    let config = own_config(&config)?;
+    let floats = packed::floats(&index, &config, &mut all.tensors)?;
+    Ok(Own { config: Some(config), packed: index.into_iter().map(|(name, entry)| (name, entry.bits)).collect(), floats })
+}
+
+fn own_config(json: &str) -> Result<ModelConfig, String> {
     let bad = |e: String| format!("has a bad model configuration in its metadata: {}", e.escape_debug());
-    let config: ModelConfig = serde_json::from_str(&json).map_err(|e| bad(e.to_string()))?;
+    let config: ModelConfig = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
     config.validate().map_err(|e| bad(e.to_string()))?;
-    Ok(Some(Some(config)))
+    Ok(config)
 }

@@ -79,6 +79,11 @@ impl<'a> RawTensor<'a> {
         self.element
     }
 
+    /// The bytes of the storage: of a tensor in a safetensors file, its own.
+    pub(super) fn storage(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Bytes of the elements when written out, `None` when that overflows.
     pub(super) fn bytes(&self) -> Option<usize> {
         self.dims.iter().try_fold(self.element.size(), |n, &d| n.checked_mul(d))

@@ -147,7 +147,7 @@ fn our_own_metadata_is_not_believed_either() {
     let mut config = serde_json::to_value(ModelConfig::detr("resnet18").unwrap()).unwrap();
     config["queries"] = json!(1_000_000_000);
     let cases = [
-        (json!({ "qdetr.format": "2" }), "update qdetr"),
+        (json!({ "qdetr.format": "3" }), "update qdetr"),
         (json!({ "qdetr.format": "one" }), "`one`"),
         (json!({ "qdetr.format": "1", "qdetr.config": "{" }), "configuration"),
         (json!({ "qdetr.format": "1", "qdetr.config": "{\"x\ny\": 1}" }), "configuration"),
