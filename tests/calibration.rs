@@ -265,7 +265,6 @@ fn first_batch(job: &Job) -> TrainBatch {
         group: 1,
         buckets: job.config.buckets(),
         recipe: None,
-        pixels: DType::F32,
         seed: 0,
         threads: 1,
         strictness: Strictness::Fatal,
