@@ -226,6 +226,19 @@ fn training_on_codes_learns() {
 }
 
 #[test]
+fn training_on_codes_learns_in_mixed_precision() {
+    if Precision::F16.check(gpu()).is_err() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut job = low_bit_job(folder.path(), "4-4-8", 30);
+    job.config.precision = Precision::F16;
+    let losses = losses(&job);
+    println!("{losses:?}");
+    assert!(losses[29] < 0.85 * losses[0], "{} to {}", losses[0], losses[29]);
+}
+
+#[test]
 fn a_resumed_run_on_codes_goes_on_to_the_same_bits() {
     let folder = tempfile::tempdir().expect("a folder");
     let whole = low_bit_job(folder.path(), "3-3-8", 6);
