@@ -3,13 +3,13 @@
 //! **Multiply-adds** are those of a forward on one batch: linear layers, convolutions, and the two products of every attention.
 //! Norms, softmax, positions and all else that is not a product of matrices count nothing, as in the papers.
 //!
-//! **The idealized size** (Q-DETR, section 5.4) is 32 bits for each real-valued number and b bits for each weight of b bits. Numbers are all
-//! parameters and batch norm statistics, but not step sizes and zero points. Weights stored as f16 count 32 bits as well.
+//! **The idealized size** (Q-DETR, section 5.4) is 32 bits for each real-valued number and b bits for each weight of b bits. Numbers
+//! are all parameters and batch norm statistics, but not step sizes and zero points. Weights stored as f16 count 32 bits as well.
 //!
-//! **The idealized operations** (same place) are the multiply-adds of real values, and of those on codes a share: 1/32, 1/16 and 1/8 for 2, 3
-//! and 4 bits. The paper names no share for more bits; its table (85.51 G in floats, 23.01 G in 8-8-8) fits 1/4 for 8, and here 5 to 8
-//! bits count 1/4. Of a layer whose weights and inputs have different bits the larger number counts; one whose inputs are floats
-//! computes with real values. Nothing was ever timed for these shares: they are for comparison with tables.
+//! **The idealized operations** (same place) are the multiply-adds of real values, and of those on codes a share: 1/32, 1/16 and 1/8
+//! for 2, 3 and 4 bits. The paper names no share for more bits; its table (85.51 G in floats, 23.01 G in 8-8-8) fits 1/4 for 8, and
+//! here 5 to 8 bits count 1/4. Of a layer whose weights and inputs have different bits the larger number counts; one whose inputs are
+//! floats computes with real values. Nothing was ever timed for these shares: they are for comparison with tables.
 //!
 //! The paper's own sizes take every weight as quantized, and its operations all but the stem; a [`Preset`](crate::quant::Preset) that
 //! leaves layers as floats or at 8 bits gives larger numbers here.
