@@ -193,7 +193,7 @@ fn hash(values: &Values) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Of the network below in f32, on every machine: software Vulkan, and NVIDIA H200 with driver 580.159 on 2026-11-26.
+/// Of the network below in f32, on every machine: software Vulkan, and an NVIDIA H100 with driver 580.159 on 2026-11-26.
 const HASH: u64 = 0x5a99_fcdf_46f1_597e;
 
 #[test]

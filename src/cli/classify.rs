@@ -61,7 +61,7 @@ impl Classify {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let (paths, mut failures) = expand(&self.images)?;
         let params = weights::fit(mobilenet()?, Classifier::wants(), Extras::Refuse)?;
-        let mut classifier = Classifier::new(&device.open_for(self.precision)?, params, self.precision)?;
+        let mut classifier = Classifier::new(&device.open_for(self.precision, false)?, params, self.precision)?;
         let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         let (bar, mut images) = (progress(paths.len()), Vec::new());
         let view = |image: RgbImage| {

@@ -91,7 +91,7 @@ impl Detect {
         self.coco.as_deref().map(check_place).transpose()?;
         let model = self.model.load()?;
         let resize = self.resize.resize(&model.config)?;
-        let gpu = device.open_for(self.model.precision)?;
+        let gpu = device.open_for(self.model.precision, model.config.quantization.is_some())?;
         let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         if let Some(what) = model.random {
             eprintln!("note: {}: {what}, the boxes mean nothing", model.name);

@@ -36,7 +36,7 @@ impl Forward {
         let (pixels, mask) = read(&bytes).map_err(|what| Error::format(&self.input, what))?;
         let model = self.model.load()?;
         let results = if self.hidden { Results::Everything } else { Results::Answers };
-        let gpu = device.open_for(model.precision)?;
+        let gpu = device.open_for(model.precision, model.config.quantization.is_some())?;
         let mut detector = model.detector(&gpu, results)?;
         let answers = detector.run(&pixels, &mask)?;
         weights::save(&self.output, None, &answers, &BTreeMap::new())?;

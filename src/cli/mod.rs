@@ -98,12 +98,12 @@ impl DeviceArgs {
         Gpu::open(&self.options())
     }
 
-    /// Opens the GPU for a model. Without a `--tier`, kernels that need extensions prove themselves first; where the driver
+    /// Opens the GPU for a model, which may run on codes. Without a `--tier`, kernels that need extensions prove themselves first; where the driver
     /// computes them wrongly, the tier below is used, with a warning.
-    pub(crate) fn open_for(&self, precision: Precision) -> Result<Gpu> {
+    pub(crate) fn open_for(&self, precision: Precision, codes: bool) -> Result<Gpu> {
         let gpu = self.open()?;
-        // Only f16 uses them so far.
-        if self.tier.is_some() || precision == Precision::F32 {
+        // Floats of 32 bits alone use none of them.
+        if self.tier.is_some() || (precision == Precision::F32 && !codes) {
             return Ok(gpu);
         }
         let Some(wrong) = kernels::prove(&gpu)? else { return Ok(gpu) };

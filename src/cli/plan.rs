@@ -19,7 +19,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
-        let mut detector = self.model.load()?.detector(&device.open_for(self.model.precision)?, Results::Answers)?;
+        let model = self.model.load()?;
+        let gpu = device.open_for(model.precision, model.config.quantization.is_some())?;
+        let mut detector = model.detector(&gpu, Results::Answers)?;
         print(detector.plan(self.size.size())?)?;
         Ok(ExitCode::SUCCESS)
     }

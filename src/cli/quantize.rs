@@ -63,7 +63,7 @@ impl Quantize {
         }
         let paths = spread(pictures(&self.data)?, self.images as usize);
         let config = ModelConfig { quantization: Some(quantization), ..config };
-        let gpu = device.open_for(Precision::F32)?;
+        let gpu = device.open_for(Precision::F32, false)?;
         let mut calibrator = Calibrator::new(&gpu, &config, params, self.method)?;
         let bar = progress(paths.len());
         let prepare = |image: RgbImage| Sample::new(&image, resize);

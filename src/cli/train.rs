@@ -135,7 +135,7 @@ impl Train {
         config.model.resize = Some(config.resize());
         config.validate()?;
         let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
-        let gpu = device.open_for(config.precision)?;
+        let gpu = device.open_for(config.precision, config.model.quantization.is_some())?;
         if self.dry_run {
             return self.report(&DryRun::of(&gpu, &config, start.parameters)?);
         }

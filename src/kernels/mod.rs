@@ -76,13 +76,15 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     if !gpu.capabilities().allows(Tier::Matrix) {
         return Ok(None);
     }
-    let case = linear::matrix_case();
-    match check_case(gpu, &case) {
-        Ok(outcomes) => {
-            let wrong = outcomes.into_iter().find_map(|o| o.result.err().map(|what| format!("{}: {what}", o.kernel)));
-            Ok(wrong)
+    for case in [linear::matrix_case(), integer::matrix_case()] {
+        let outcomes = match check_case(gpu, &case) {
+            Ok(outcomes) => outcomes,
+            Err(Error::Driver(what)) => return Ok(Some(what)),
+            Err(error) => return Err(error),
+        };
+        if let Some(wrong) = outcomes.into_iter().find_map(|o| o.result.err().map(|what| format!("{}: {what}", o.kernel))) {
+            return Ok(Some(wrong));
         }
-        Err(Error::Driver(what)) => Ok(Some(what)),
-        Err(error) => Err(error),
     }
+    Ok(None)
 }

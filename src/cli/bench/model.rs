@@ -81,12 +81,13 @@ struct Prepare {
 impl BenchModel {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let mut clock = Clock(Instant::now());
-        let gpu = device.open_for(self.model.precision)?;
-        let open_s = clock.lap();
         let model = self.model.load_or("detr-resnet50")?;
         let (name, random, precision) = (model.name.clone(), model.random, model.precision);
+        let read_s = clock.lap();
+        let gpu = device.open_for(precision, model.config.quantization.is_some())?;
+        let open_s = clock.lap();
         let mut detector = model.detector(&gpu, Results::Answers)?;
-        let weights_s = clock.lap();
+        let weights_s = read_s + clock.lap();
         let size = self.size.size();
         let plan = detector.plan(size)?;
         let compile_s = clock.lap();

@@ -98,7 +98,7 @@ struct Report {
 impl BenchTrain {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let config = self.config()?;
-        let gpu = device.open_for(config.precision)?;
+        let gpu = device.open_for(config.precision, config.model.quantization.is_some())?;
         let (height, width) = config.sizes[0];
         let size = BatchSize { images: config.batch, height, width };
         let start = initialize(&detector::training_specs(&config.model, config.query_groups)?, config.seed);

@@ -34,6 +34,7 @@ use crate::kernels::conv::Window;
 use crate::kernels::epilogue::{Activation, Epilogue};
 use crate::kernels::linear::epilogue_inputs;
 use crate::kernels::quantize::Levels;
+use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host};
 use std::any::Any;
 use std::sync::Arc;
@@ -105,6 +106,13 @@ pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc
         (Arc::new(IntegerDepthwise { arithmetic, ..depthwise }), true)
     };
     arithmetic.is_bindable(x_state).then_some(new)
+}
+
+/// A small case that the kernels for cooperative matrices take, more than a tile in each direction.
+pub(crate) fn matrix_case() -> Case {
+    let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, to: DType::F32, requantize: None };
+    let (x, w) = (test_codes([65, 72], 4, 1), test_codes([68, 72], 4, 2));
+    Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -3.0, &[65, 68], 72), Tolerance::EXACT)
 }
 
 /// Cases of the op table.
