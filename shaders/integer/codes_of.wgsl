@@ -8,7 +8,7 @@
 const LOW = f32(OFFSET) - f32(HALF);
 const HIGH = f32(OFFSET) + f32(HALF) - 1.0;
 
-// What is read of floats that were stored: rounded to f16 where that is their type. In words with a barrier, because compilers
+// What is read of floats that were stored: rounded to 16 bits where that is their type. In words with a barrier, because compilers
 // drop a conversion there and back (measured).
 fn as_stored(v: vec4<f32>) -> vec4<f32> {
     if HALF_Y {
