@@ -11,6 +11,7 @@
 mod arena;
 mod backward;
 pub mod check;
+mod compile;
 mod fold;
 mod fuse;
 mod halves;
