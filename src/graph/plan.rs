@@ -127,7 +127,7 @@ impl Plan {
     /// Compiles a graph: chooses kernels, plans memory, compiles pipelines, makes bind groups.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] with what would be needed, [`Error::Driver`] when a shader is refused.
+    /// [`crate::Error::OutOfMemory`] with what would be needed, [`crate::Error::Driver`] when a shader is refused.
     ///
     /// # Panics
     /// When a parameter is missing from `params`, or an output of the graph is not computed by a node.
