@@ -21,11 +21,11 @@
 //! | [`graph`] | the graph, the op contract, the reverse walk, folding and fusing, the memory plan, plans, the checkers |
 //! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
 //! | [`quant`] | quantizers before they are graphs: bits, granularity, where step sizes start, packed codes |
-//! | [`nn`] | layers: scoped parameters with PyTorch's names, and their initialization |
-//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them |
-//! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own |
+//! | [`nn`] | layers: scoped parameters with PyTorch's names, their initialization, and low bits as a property of each |
+//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration |
+//! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own, packed low bits |
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
-//! | [`train`] | matching, criterion, optimizer and schedules, the training step and the loop, resuming |
+//! | [`train`] | matching, criterion, distillation's matching, optimizer and schedules, the training step and the loop, resuming |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
 //! | [`draw`] | boxes and labels on pictures, roofline plots |
 //! | [`files`] | reading and writing small files safely |

@@ -72,6 +72,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (vec!["detect", "a.jpg", "--batch", "0"], "--batch"),
         (vec!["detect", "a.jpg", "--model", "m", "--preset", "p"], "cannot be used with"),
         (vec!["bench", "model", "--size", "9"], "HEIGHTxWIDTH"),
+        (vec!["bench", "train", "--objects", "100000"], "--objects"),
+        (vec!["detect", "a.jpg", "--bits", "4-4"], "weights-activations-attention"),
         (vec!["bench", "kernels", "--shader", "a.wgsl"], "--filter"),
         (vec!["bench", "kernels", "--threshold", "1.2"], "--compare"),
         (vec!["bench", "kernels", "--compare", "a.json", "--threshold", "0"], "above 0"),
@@ -82,6 +84,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{args:?}: {run:?}");
         assert!(run.err.contains(word), "{args:?}: {run:?}");
     }
+    run(args!["detect", asset("images/bear.jpg"), "--bits", "4-4-8"]).fails(2, &["--preset", "qdetr quantize"]);
     run(args!["detect", asset("images/bear.jpg"), "--preset", "yolo"]).fails(2, &["detr-resnet50"]);
     run(args!["detect", asset("images/bear.jpg"), "--preset", "detr-vgg"]).fails(2, &["resnet50", "mobilenet_v2"]);
     run(args!["detect", asset("images/bear.jpg"), "--shorter", "900", "--longer", "800"]).fails(2, &["--longer 800"]);

@@ -60,6 +60,9 @@ impl ModelArgs {
         let (name, (config, params)) = match (&self.model, &self.preset) {
             (Some(path), _) => (path.display().to_string(), read(path)?),
             (None, Some(preset)) => return self.draw(preset),
+            (None, None) if self.bits.is_some() => {
+                return Err(Error::Usage("--bits is for an untrained --preset; a trained model is quantized by `qdetr quantize`".into()));
+            }
             (None, None) => (BUILT_IN.to_owned(), whole(Path::new(BUILT_IN), weights::parse(BLOOD_CELLS, Path::new(BUILT_IN))?)?),
         };
         Ok(Model { name, config, params, random: None, precision: self.precision })
@@ -71,11 +74,11 @@ impl ModelArgs {
     }
 
     fn draw(&self, preset: &str) -> Result<Model> {
-        // Random weights take the same time whatever their step sizes are.
         let Some(backbone) = preset.strip_prefix("detr-") else {
             return Err(Error::Usage(format!("unknown preset `{preset}`; presets are named detr-BACKBONE, such as detr-resnet50")));
         };
         let config = ModelConfig::detr(backbone).map_err(|e| Error::Usage(e.to_string()))?;
+        // Random weights take the same time whatever their step sizes are.
         let config = ModelConfig { quantization: self.bits.map(Quantization::new), ..config };
         let mut params = initialize(&specs(&config)?, SEED);
         let trained_backbone = matches!(config.backbone, Backbone::MobilenetV2(_));

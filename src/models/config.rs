@@ -145,6 +145,8 @@ pub struct ModelConfig {
 /// within these limits has 2³² elements.
 const LIMIT: usize = 1 << 16;
 const WIDTH_LIMIT: usize = 1 << 13;
+/// Nor does it want larger pictures, in pixels a side.
+const SIDE_LIMIT: usize = 1 << 14;
 
 impl ModelConfig {
     /// DETR as published (method: 256 wide, 8 heads, 6 + 6 layers, 100 queries, COCO's 91 ids) on a named backbone.
@@ -200,6 +202,10 @@ impl ModelConfig {
         range("queries", self.queries, 1, LIMIT)?;
         range("classes", self.classes, 1, LIMIT)?;
         range("class_names (their number)", self.class_names.len(), 0, self.classes)?;
+        if let Some(Resize { shorter, longer }) = self.resize {
+            range("resize.shorter", shorter, 1, SIDE_LIMIT)?;
+            range("resize.longer", longer, shorter, SIDE_LIMIT)?;
+        }
         if !self.d_model.is_multiple_of(self.heads) || !self.d_model.is_multiple_of(4) {
             return Err(Error::Config(format!(
                 "`d_model` is {}; it must be a multiple of 4 and of `heads` ({})",
@@ -220,6 +226,24 @@ impl ModelConfig {
             }
             Backbone::MobilenetV2(m) if matches!(m.stride, 16 | 32) => Ok(()),
             Backbone::MobilenetV2(m) => Err(Error::Config(format!("`backbone.stride` is {}; it must be 16 or 32", m.stride))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_that_no_model_can_want_are_refused() {
+        let check = |shorter, longer| {
+            let config = ModelConfig { resize: Some(Resize { shorter, longer }), ..ModelConfig::detr("resnet18").unwrap() };
+            config.validate().map_err(|e| e.to_string())
+        };
+        assert_eq!(check(336, 448), Ok(()));
+        for (shorter, longer) in [(0, 448), (448, 336), (1, usize::MAX)] {
+            let error = check(shorter, longer).unwrap_err();
+            assert!(error.contains("resize."), "{error}");
         }
     }
 }

@@ -49,8 +49,8 @@ pub(crate) struct BenchTrain {
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Objects on each picture
-    #[arg(long, default_value_t = 10)]
-    objects: usize,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    objects: u32,
     /// How many steps to time
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
@@ -104,7 +104,7 @@ impl BenchTrain {
         let start = initialize(&detector::training_specs(&config.model, config.query_groups)?, config.seed);
         let mut trainer = Trainer::new(&gpu, config.model.clone(), start, config.trainer())?;
         trainer.prepare(size)?;
-        let batch = random_batch(size, self.objects, &config);
+        let batch = random_batch(size, self.objects as usize, &config);
         let (mut times, mut loss_scale, mut loss) = (vec![Vec::new(); 5], LossScale::new(config.precision), 0.0);
         let bar = progress(self.runs as usize);
         for i in 0..WARM_UP + self.runs as usize {
