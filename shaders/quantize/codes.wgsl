@@ -1,5 +1,5 @@
 #import common/index.wgsl
-#import common/rounded.wgsl
+#import common/quantized.wgsl
 
 // code = round(clamp(x · (1 / alpha) + Z, low, high)) - offset; one invocation a word of four codes. The step size of element i is
 // number (i / inner) % groups.
@@ -31,7 +31,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         return;
     }
     let piece = read_piece(word);
-    let u = rounded4(piece.x * piece.inverse, p.words >> 31u) + piece.zero;
-    let q = round(clamp(u, vec4<f32>(p.low), vec4<f32>(p.high)));
-    codes[word] = pack4xI8(vec4<i32>(q - p.offset));
+    codes[word] = codes_under(piece.x, piece.inverse, piece.zero, p.low, p.high, p.offset, p.words >> 31u);
 }

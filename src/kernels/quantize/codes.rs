@@ -25,7 +25,8 @@ pub struct Quantize {
 }
 
 impl Quantize {
-    pub(super) fn levels(self) -> Levels {
+    /// The levels of the codes.
+    pub(crate) fn levels(self) -> Levels {
         Levels::new(self.bits, self.signed)
     }
 
