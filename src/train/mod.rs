@@ -19,6 +19,7 @@ mod resume;
 mod room;
 mod run;
 pub mod schedule;
+mod teaching;
 mod trainer;
 
 pub use config::{HeightWidth, TrainConfig};
@@ -29,5 +30,7 @@ pub use loss_scale::LossScale;
 pub use quantize::{CALIBRATION_PICTURES, calibrate};
 pub use resume::{Saved, saved};
 pub use room::prepare;
+pub use distill::{Distillation, Teacher};
 pub use run::{Best, Event, Job, Outcome, run};
+pub use teaching::Teaching;
 pub use trainer::{StepReport, Trainer, TrainerOptions};
