@@ -1,16 +1,19 @@
 //! `qdetr train`: a detector from annotated pictures.
 
+use super::DeviceArgs;
 use super::bits::{BitsArgs, method};
+use super::model::read;
 use super::output::{bytes, print, print_json};
-use super::{DeviceArgs, start};
+use super::start::{self, Start};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qdetr::data::{Dataset, Options, Strictness};
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
-use qdetr::models::{BatchSize, CalibrationMethod};
-use qdetr::nn::Precision;
-use qdetr::train::{CALIBRATION_PICTURES, Event, HeightWidth, Job, Outcome, TrainConfig, Trainer, calibrate, prepare, run};
+use qdetr::models::config::Alignment;
+use qdetr::models::{BatchSize, CalibrationMethod, ModelConfig, detector};
+use qdetr::nn::{Precision, initialize};
+use qdetr::train::{CALIBRATION_PICTURES, Event, HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, align, calibrate, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,12 +22,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The configurations that come with the program.
-const READY: [(&str, &str); 5] = [
+const READY: [(&str, &str); 8] = [
     ("bccd-detr", include_str!("../../assets/configs/bccd-detr.json")),
     ("bccd-detr-stride16", include_str!("../../assets/configs/bccd-detr-stride16.json")),
     ("bccd-smca", include_str!("../../assets/configs/bccd-smca.json")),
     ("bccd-smca-groups", include_str!("../../assets/configs/bccd-smca-groups.json")),
     ("coco-mini", include_str!("../../assets/configs/coco-mini.json")),
+    ("bccd-q-detr", include_str!("../../assets/configs/bccd-q-detr.json")),
+    ("q-detr-r50-stage1", include_str!("../../assets/configs/q-detr-r50-stage1.json")),
+    ("q-detr-r50", include_str!("../../assets/configs/q-detr-r50.json")),
 ];
 
 /// Arguments of `qdetr train`.
@@ -37,7 +43,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "PATH")]
     val: Option<PathBuf>,
     /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16, bccd-smca, bccd-smca-groups,
-    /// coco-mini
+    /// coco-mini, and Q-DETR's, which want a --teacher: bccd-q-detr; for COCO q-detr-r50-stage1 (without teacher), then q-detr-r50
     #[arg(long, value_name = "FILE|NAME")]
     config: String,
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
@@ -48,6 +54,19 @@ pub(crate) struct Train {
     /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures, unless --from has some
     #[arg(long, value_name = "METHOD", default_value = "lsq", value_parser = method)]
     calibration: CalibrationMethod,
+    /// A detector of floats whose queries the model imitates, as Q-DETR does (foreground-aware query matching); with --dry-run also the
+    /// name of an architecture, such as detr-resnet101
+    #[arg(long, value_name = "FILE")]
+    teacher: Option<PathBuf>,
+    /// Weight of the distance to the teacher [default: 2.5]
+    #[arg(long, requires = "teacher")]
+    lambda: Option<f32>,
+    /// Keep a query when it covers an object more than this share of what the best query does [default: 0.6]
+    #[arg(long, requires = "teacher")]
+    tau: Option<f32>,
+    /// Where the decoder's queries are aligned, as Q-DETR does
+    #[arg(long, value_enum)]
+    alignment: Option<Alignment>,
     /// Do not train these parameters either: whole parts of their names, such as backbone; repeat for several
     #[arg(long, value_name = "PART")]
     freeze: Vec<String>,
@@ -135,17 +154,18 @@ impl Train {
         config.model.resize = Some(config.resize());
         config.validate()?;
         let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
+        let teacher = self.teacher.as_deref().map(|path| self.teacher(path)).transpose()?;
         let gpu = device.open_for(config.precision, config.model.quantization.is_some())?;
         if self.dry_run {
-            return self.report(&DryRun::of(&gpu, &config, start.parameters)?);
+            return self.report(&DryRun::of(&gpu, &config, start.parameters, teacher)?);
         }
         let mut show = Show::new();
-        let start =
-            if start.is_without_steps { self.calibrate(&gpu, &mut config, start.parameters, &train, &mut show)? } else { start.parameters };
+        let start = self.from_pictures(&gpu, &mut config, start, &train, &mut show)?;
         let job = Job {
             train,
             validation,
             start,
+            teacher,
             out: self.out.clone(),
             max_seconds: self.max_seconds,
             resume: self.resume,
@@ -159,16 +179,37 @@ impl Train {
         self.report(&Ended { outcome, out: self.out.clone() })
     }
 
-    /// The parameters with step sizes, whose signs go into the configuration.
-    fn calibrate(&self, gpu: &Gpu, config: &mut TrainConfig, start: Values, set: &Dataset, show: &mut Show) -> Result<Values> {
-        if let Some(quantization) = &config.model.quantization {
-            let pictures = set.images.len().min(CALIBRATION_PICTURES);
-            eprintln!("note: step sizes of {quantization} start from {pictures} pictures");
-        }
+    /// The parameters with what starts from pictures: alignment, and step sizes, whose signs go into the configuration.
+    fn from_pictures(&self, gpu: &Gpu, config: &mut TrainConfig, start: Start, set: &Dataset, show: &mut Show) -> Result<Values> {
+        let (kept, stage) = (start.kept_steps(), start.stage);
+        let mut params = start.parameters;
+        let pictures = set.images.len().min(CALIBRATION_PICTURES);
         let tell = &mut |event: Event<'_>| show.event(&event);
-        let found = calibrate(gpu, config, set, (start, self.calibration), self.strictness(), tell)?;
-        config.model = found.config;
-        Ok(found.params)
+        if start.is_without_alignment {
+            eprintln!("note: the alignment of queries starts from {pictures} pictures");
+            let found = align(gpu, config, set, params.clone(), self.strictness(), tell)?;
+            params.extend(found);
+        }
+        if let Some(quantization) = config.model.quantization.as_ref().filter(|_| start.is_without_steps) {
+            let but = if stage.is_some() { ", those of the backbone where its own stage left them" } else { "" };
+            eprintln!("note: step sizes of {quantization} start from {pictures} pictures{but}");
+            let found = calibrate(gpu, config, set, (params, self.calibration), self.strictness(), tell)?;
+            (config.model, params) = (found.config, found.params);
+            if let (Some(stage), Some(ours)) = (stage, &mut config.model.quantization) {
+                ours.keep_backbone(&stage);
+            }
+            params.extend(kept);
+        }
+        Ok(params)
+    }
+
+    fn teacher(&self, path: &Path) -> Result<Teacher> {
+        let name = path.to_string_lossy();
+        if self.dry_run && !path.exists() && name.starts_with("detr-") {
+            return untrained(&name);
+        }
+        let (config, params) = read(path)?;
+        Ok(Teacher { config, params })
     }
 
     fn report(&self, report: &(impl Serialize + fmt::Display)) -> Result<ExitCode> {
@@ -207,6 +248,13 @@ impl Train {
             config.sizes = vec![size];
         }
         config.model.quantization = self.bits.over(config.model.quantization)?;
+        config.model.alignment = self.alignment.unwrap_or(config.model.alignment);
+        if self.lambda.is_some() || self.tau.is_some() {
+            let mut distillation = config.distillation.unwrap_or_default();
+            distillation.weight = self.lambda.unwrap_or(distillation.weight);
+            distillation.matching.tau = self.tau.unwrap_or(distillation.matching.tau);
+            config.distillation = Some(distillation);
+        }
         Ok(config)
     }
 
@@ -240,6 +288,13 @@ impl Train {
         }
         Ok((train, validation))
     }
+}
+
+/// A published architecture with random weights, which takes the memory and the time of a teacher.
+pub(crate) fn untrained(name: &str) -> Result<Teacher> {
+    let config = ModelConfig::detr(name.strip_prefix("detr-").unwrap_or(name)).map_err(|e| Error::Usage(e.to_string()))?;
+    let params = initialize(&detector::specs(&config)?, 0);
+    Ok(Teacher { config, params })
 }
 
 /// All threads but the one that drives the GPU.
@@ -285,9 +340,12 @@ struct DryRun {
 }
 
 impl DryRun {
-    fn of(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<Self> {
+    fn of(gpu: &Gpu, config: &TrainConfig, start: Values, teacher: Option<Teacher>) -> Result<Self> {
         let parameters = start.values().map(|host| host.shape().len()).sum();
         let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
+        if let Some(teacher) = teacher {
+            trainer = trainer.with_teacher(teacher, config.distillation.unwrap_or_default())?;
+        }
         let evaluation = prepare(&mut trainer, config)?;
         let launches = |&(height, width): &HeightWidth| trainer.dispatches(BatchSize { images: config.batch, height, width });
         Ok(Self {

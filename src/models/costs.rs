@@ -18,9 +18,9 @@ use super::{BatchSize, ModelConfig, Results, detr, limits};
 use crate::Result;
 use crate::graph::Node;
 use crate::nn::quantized::is_quantizers;
-use crate::quant::Quantization;
 use crate::nn::{Net, ParamSpec, Precision};
 use crate::quant::LayerBits;
+use crate::quant::Quantization;
 use crate::tensor::Shape;
 use std::collections::BTreeMap;
 

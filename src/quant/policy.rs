@@ -78,6 +78,12 @@ impl Quantization {
         }
     }
 
+    /// Takes the signs of a first stage's step sizes over, which are the backbone's.
+    pub fn keep_backbone(&mut self, stage: &Self) {
+        self.unsigned.retain(|name| !name.starts_with("backbone."));
+        self.unsigned.extend(stage.unsigned.iter().cloned());
+    }
+
     /// The bits of queries, keys, values and attention maps; `None` for floats.
     pub fn attention(&self) -> Option<u32> {
         (self.preset != Preset::Backbone).then_some(self.bits.attention)

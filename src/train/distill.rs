@@ -42,10 +42,15 @@ impl Teacher {
     /// [`Error::Config`] naming what does not fit.
     pub fn check(&self, student: &ModelConfig, distillation: &Distillation) -> Result<()> {
         self.config.validate()?;
+        if let Some(quantization) = &self.config.quantization {
+            return Err(Error::Config(format!("the teacher is of {quantization}; a teacher is a model of floats")));
+        }
         distillation.validate()?;
         let same = |what: &str, theirs: usize, ours: usize| match theirs == ours {
             true => Ok(()),
-            false => Err(Error::Config(format!("the teacher's `{what}` is {theirs}, the student's {ours}; for distillation they must be equal"))),
+            false => {
+                Err(Error::Config(format!("the teacher's `{what}` is {theirs}, the student's {ours}; for distillation they must be equal")))
+            }
         };
         same("d_model", self.config.d_model, student.d_model)?;
         match distillation.layers {
@@ -344,7 +349,9 @@ mod tests {
         let [good, mut bad] = [[OBJECT; 4].concat(), [OBJECT; 4].concat()];
         bad[3 * 4 + 1] = f32::NAN;
         let objects = [targets(&[OBJECT]), targets(&[OBJECT])];
-        let text = |student: &[f32], teacher: &[f32]| QueryMatcher::Q_DETR.match_batch(student, teacher, &objects, Mean::Queries).unwrap_err().to_string();
+        let text = |student: &[f32], teacher: &[f32]| {
+            QueryMatcher::Q_DETR.match_batch(student, teacher, &objects, Mean::Queries).unwrap_err().to_string()
+        };
         assert!(text(&bad, &good).contains("student, image 1, query 1"), "{}", text(&bad, &good));
         assert!(text(&good, &bad).contains("teacher, image 1, query 1"), "{}", text(&good, &bad));
         bad[13] = 0.5;
