@@ -12,7 +12,10 @@ use super::teaching::{DISTILLATION, TEACHER, TEACHER_BOXES, Teaching, partners};
 use crate::Result;
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
-use crate::graph::{Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::graph::{
+    Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, QuantizerArenas, Quantizers, Scratch, Values,
+    fold, fuse,
+};
 use crate::models::{BatchSize, ModelConfig};
 use crate::nn::Precision;
 use crate::tensor::{DType, Host, TensorType};
@@ -60,6 +63,8 @@ struct Program {
     shape: PredictionShape,
     /// Element type of the pixels.
     pixels: DType,
+    /// Bytes of what its quantizers have beside the plan's own buffers.
+    beside: usize,
 }
 
 impl Program {
@@ -220,9 +225,12 @@ impl Trainer {
         links.extend(self.halves.iter().flat_map(|halves| halves.links(&self.weights)));
         links.extend(self.gradients.links(GRADIENT));
         links.extend(self.optimizer.iter().flat_map(Optimizer::links));
-        let plan = self.compile(&Halves::share(&graph, self.weights.layout()), &links)?;
+        let quantizers = Quantizers::share(&graph, self.weights.layout(), GRADIENT);
+        let arenas = QuantizerArenas::new(&self.gpu, &quantizers)?;
+        links.extend(arenas.links(&self.weights, &self.gradients));
+        let plan = self.compile(&Halves::share(&quantizers.graph, self.weights.layout()), &links)?;
         let report = plan.memory();
-        self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype() }));
+        self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype(), beside: arenas.bytes() }));
         Ok(report)
     }
 
@@ -418,8 +426,8 @@ impl Trainer {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let weights = arena + self.halves.as_ref().map_or(0, Halves::bytes);
-        let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
-        let (io, scratch) = plans.fold((0, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
+        let plans = self.programs.iter().map(|(_, p)| (p.plan.memory(), p.beside));
+        let (io, scratch) = plans.fold((0, 0), |(io, scratch), (m, beside)| (io + m.io + beside, m.scratch.max(scratch)));
         let constants = self.constants.bytes();
         BTreeMap::from([
             ("weights", weights),
