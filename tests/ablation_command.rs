@@ -109,6 +109,30 @@ fn an_ablation_trains_what_is_left_and_tells_all_of_it() {
 }
 
 #[test]
+fn every_method_has_its_parts_and_the_float_model_is_the_teacher() {
+    let place = Place::new();
+    let more = ["--bits", "4-4-8", "--seeds", "1", "--methods", "baseline,da,fqm,q-detr", "--lambda", "0.5", "--max-seconds", "1e9"];
+    let whole = place.ablation(&[&more[..], &["--json"]].concat());
+    let report = whole.json();
+    let methods: Vec<&str> = report["cells"].as_array().expect("cells").iter().filter_map(|cell| cell["method"].as_str()).collect();
+    assert_eq!(methods, ["baseline", "da", "fqm", "q-detr"]);
+    for (method, aligns, distills) in [("baseline", false, false), ("da", true, false), ("fqm", false, true), ("q-detr", true, true)] {
+        let folder = place.path("out").join(format!("{method}-4-4-8-1"));
+        let log = fs::read_to_string(folder.join("log.jsonl")).expect("a log");
+        let model = qdetr::weights::load(&folder.join("last.safetensors")).expect("a model");
+        let has_norms = model.tensors.keys().any(|name| name.contains("multihead_attn.q_norm"));
+        let first = log.lines().next().expect("a step");
+        assert_eq!((has_norms, first.contains("\"distillation\":")), (aligns, distills), "{method}: {first}");
+        let settings = &place.record(&format!("{method}-4-4-8-1"))["settings"];
+        assert_eq!(settings["teacher"].is_string(), distills, "{settings}");
+    }
+    // Parts that a method does not have are none of its settings.
+    let other = place.ablation(&[&more[..6], &["--lambda", "7"]].concat());
+    other.fails(1, &["fqm-4-4-8-1 was made with other settings", "distillation.weight` was 0.5, and is 7"]);
+    assert_eq!(place.ablation(&["--bits", "4-4-8", "--seeds", "1", "--methods", "da", "--lambda", "7"]).code, Some(0));
+}
+
+#[test]
 fn other_settings_are_refused_before_anything_is_trained() {
     let place = Place::new();
     let one = ["--bits", "3-3-8", "--seeds", "5", "--methods", "lsq"];
@@ -118,7 +142,6 @@ fn other_settings_are_refused_before_anything_is_trained() {
     differs(&["--calibration", "mse"], &["`calibration` was \"lsq\", and is \"mse\" now"]);
     differs(&["--preset", "release"], &["quantization.preset"]);
     // Another run in the same folder may have others, but not another float model.
-    fs::copy(place.path("float").join("state.safetensors"), place.path("unused")).expect("a state");
     let retrained = ["train".into(), "--out".into(), place.path("float").into(), "--seed".into(), "8".into()];
     assert_eq!(finish(&mut qdetr(retrained.into_iter().chain(place.common()))).code, Some(0));
     differs(&[], &["`start` was"]);
@@ -129,17 +152,18 @@ fn other_settings_are_refused_before_anything_is_trained() {
 #[test]
 fn what_no_ablation_can_start_from_is_said() {
     let place = Place::new();
-    let low = place.path("out").join("lsq-4-4-8-1").join("last.safetensors");
+    let low = place.path("out").join("lsq-4-4-8-1").join("last.safetensors").display().to_string();
     assert_eq!(place.ablation(&["--bits", "4-4-8", "--seeds", "1", "--methods", "lsq"]).code, Some(0));
     let of = |from: PathBuf, more: &[&str]| {
         let own = ["ablation".into(), "--out".into(), place.path("other").into(), "--from".into(), from.into()];
         finish(&mut qdetr(own.into_iter().chain(place.common()).chain(more.iter().map(OsString::from))))
     };
-    of(low, &[]).fails(2, &["is of 4-4-8", "starts from a model of floats"]);
+    of(low.clone().into(), &[]).fails(2, &["is of 4-4-8", "starts from a model of floats"]);
     of(command::tiny_model(), &[]).fails(2, &["classes", "train it on these first"]);
     let float = || place.path("float").join("last.safetensors");
     of(float(), &["--calibration", "kl"]).fails(2, &["--calibration kl", "want lsq"]);
-    of(float(), &["--lr", "-1"]).fails(2, &[]);
+    of(float(), &["--lr", "1e9"]).fails(1, &["`lr` is 1000000000"]);
+    of(float(), &["--teacher", &low]).fails(1, &["the teacher is of 4-4-8"]);
     assert!(!place.path("other").exists());
     // The folder of a plain training run is left alone.
     fs::create_dir_all(place.path("other")).expect("a folder");

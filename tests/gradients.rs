@@ -79,10 +79,12 @@ const WITHOUT: &[(&str, &str)] = &[
     ("quantize_backward", "backward"),
     ("quantizer_state", "straight-through, as quantize"),
     ("quantizer_state_backward", "backward"),
+    ("quantizer_states", "as quantizer_state, many at once; it appears behind the backward"),
     ("probe", "measures the device"),
     ("sine_position", "of integers"),
     ("softmax_backward", "backward"),
     ("square_sums", "optimizer"),
+    ("state_gradients", "backward"),
     ("unary_backward", "backward"),
 ];
 

@@ -9,13 +9,14 @@ mod common;
 use common::gpu;
 use proptest::prelude::*;
 use qdetr::graph::check::noise;
-use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, interpret};
+use qdetr::graph::{Arena, Graph, Layout, Links, Params, Plan, PlanOptions, QuantizerArenas, Quantizers, Scratch, Values, Var, interpret};
 use qdetr::kernels::quantize::{ALPHA_MIN, Levels, dequantize, quantize, quantizer_state};
 use qdetr::kernels::{binary, reduce};
 use qdetr::quant::{Method, Quantizer, Sign};
 use qdetr::tensor::compare::{Tolerance, compare};
-use qdetr::tensor::{DType, Host};
+use qdetr::tensor::{DType, Host, TensorType};
 use safetensors::{Dtype, SafeTensors};
+use std::sync::Arc;
 
 /// One quantizer's work, as the formulas say it, element by element in f64. Roundings to f32 that decide between codes
 /// are written out.
@@ -260,6 +261,82 @@ fn check_start(case: &str, levels: Levels, x: &Host, expected: &Host) {
     // Nothing but zeros starts from 1.
     let expected = if expected.to_f32()[0] == 0.0 { 1.0 } else { expected.to_f32()[0] };
     assert!((steps.alpha[0] / expected - 1.0).abs() < 1e-5, "{case}: starts from {}, PyTorch from {expected}", steps.alpha[0]);
+}
+
+/// Two layers' worth of quantizers: parameters in the arena and one outside of it, with and without zero points, a step size that two
+/// tensors share, and the gradients of all.
+fn several_quantizers() -> (Graph, Values, Layout) {
+    let mut g = Graph::new();
+    let mut params = Values::new();
+    let mut parts = Vec::new();
+    let state = |g: &mut Graph, params: &mut Values, name: &str, groups: usize, zero_points: bool, levels: Levels| {
+        let param = |g: &mut Graph, params: &mut Values, name: String, reach: f32, centre: f32| {
+            let host = scaled(&[groups], params.len() as u64, |v| centre + reach * v);
+            params.insert(name.clone(), host);
+            g.param(&name, TensorType::f32([groups]))
+        };
+        let alpha = param(g, params, format!("{name}.alpha"), 0.05, 0.2);
+        let zp = zero_points.then(|| param(g, params, format!("{name}.zero_point"), 2.0, 0.0));
+        quantizer_state(g, alpha, zp, levels)
+    };
+    for (i, (name, groups)) in [("w", 300), ("x", 1), ("fixed", 1), ("heads", 4), ("both", 1)].into_iter().enumerate() {
+        let levels = Levels::new(2 + i as u32, i % 2 == 0);
+        let state = state(&mut g, &mut params, name, groups, i > 0, levels);
+        for turn in 0..1 + usize::from(name == "both") {
+            let shape = [2, 300, 40];
+            let x = g.constant(scaled(&shape, (10 * i + turn) as u64, |v| 20.0 * v));
+            let codes = quantize(&mut g, x, state, levels, if groups == 300 { 40 } else { 10 });
+            let values = dequantize(&mut g, codes, state, if groups == 300 { 40 } else { 10 }, DType::F32);
+            let weights = g.constant(scaled(&shape, (100 + 10 * i + turn) as u64, |v| v));
+            parts.push(binary::mul(&mut g, values, weights));
+        }
+    }
+    let sum = parts.into_iter().reduce(|a, b| binary::add(&mut g, a, b)).expect("parts");
+    let loss = reduce::total(&mut g, sum);
+    let trained: Vec<(String, Var)> = g.params().iter().map(|(name, &var)| (name.clone(), var)).collect();
+    g.next_segment();
+    let gradients = g.backward(loss, &trained.iter().map(|&(_, var)| var).collect::<Vec<_>>());
+    for ((name, _), gradient) in trained.iter().zip(gradients) {
+        g.output(&format!("grad.{name}"), gradient.expect("a gradient"));
+    }
+    let in_arena = |(name, host): (&String, &Host)| (!name.starts_with("fixed")).then(|| (name.clone(), host.ty()));
+    let layout = Layout::new(params.iter().filter_map(in_arena));
+    (g, params, layout)
+}
+
+#[test]
+fn many_quantizers_share_two_launches() {
+    let (graph, params, layout) = several_quantizers();
+    let shared = Quantizers::share(&graph, &layout, "grad.");
+    let count = |g: &Graph, op: &str| g.nodes().iter().filter(|n| n.op.name() == op).count();
+    assert_eq!([count(&graph, "quantizer_state"), count(&graph, "quantizer_state_backward")], [5, 5]);
+    // What is not in the arena stays, and so do the gradients of what two tensors share.
+    assert_eq!([count(&shared.graph, "quantizer_state"), count(&shared.graph, "quantizer_state_backward")], [1, 2]);
+    assert_eq!([count(&shared.graph, "quantizer_states"), count(&shared.graph, "state_gradients")], [1, 1]);
+
+    let layout = Arc::new(layout);
+    let [weights, gradients] = ["weights", "gradients"].map(|label| Arena::new(gpu(), label, &layout).expect("an arena"));
+    weights.write(gpu(), &params);
+    let mut links = weights.links("");
+    links.extend(gradients.links("grad."));
+    let fixed: Values = params.clone().into_iter().filter(|(name, _)| !layout.contains(name)).collect();
+    let fixed = Params::upload(gpu(), &fixed).expect("room");
+    let run = |graph: &Graph, links: &Links| {
+        let plan = Plan::compile_linked(gpu(), graph, &fixed, links, &mut Scratch::default(), PlanOptions::default()).expect("a plan");
+        let beside = plan.call(&Values::new()).expect("a run");
+        let mut found = gradients.read(gpu()).expect("a read");
+        gradients.write(gpu(), &found.iter().map(|(name, host)| (name.clone(), Host::zeros(host.ty()))).collect());
+        found.extend(beside);
+        found
+    };
+    let single = run(&graph, &links);
+    let arenas = QuantizerArenas::new(gpu(), &shared).expect("room");
+    links.extend(arenas.links(&weights, &gradients));
+    let found = run(&shared.graph, &links);
+    assert!(single.len() == found.len() && single.values().all(|host| host.to_f32().iter().any(|&v| v != 0.0)), "{single:?}");
+    for (name, expected) in &single {
+        compare(&found[name], expected, Tolerance::of(1e-4)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
 }
 
 proptest! {

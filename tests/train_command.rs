@@ -194,6 +194,46 @@ fn low_bits_start_from_a_float_model_and_go_on_where_they_stopped() {
     }
 }
 
+#[test]
+fn two_stages_and_a_teacher_make_a_q_detr() {
+    let place = Place::new();
+    place.whole("float", &["--epochs", "1"]);
+    let model = |out: &str| place.out(out).join("last.safetensors").display().to_string();
+    let float = model("float");
+    place.whole("stage1", &["--epochs", "1", "--from", &float, "--bits", "4-4-8", "--preset", "backbone"]);
+    let stage1 = model("stage1");
+    let q_detr = ["--bits", "4-4-8", "--alignment", "co-attention", "--teacher", &float, "--tau", "0.1"];
+    let dry = finish(&mut qdetr(place.args("dry", &[&["--dry-run", "--from", &stage1], &q_detr[..]].concat())));
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    let args = |out: &str, epochs: &str| place.args(out, &[&["--epochs", epochs, "--from", &stage1], &q_detr[..]].concat());
+    let run = finish(&mut qdetr(args("whole", "2")));
+    assert!(run.code == Some(0) && run.err.contains("alignment of queries") && run.err.contains("its own stage"), "{run:?}");
+    let log = fs::read_to_string(place.out("whole").join("log.jsonl")).expect("a log");
+    assert!(log.lines().next().is_some_and(|line| line.contains("\"distillation\":")), "{log}");
+
+    // The step sizes of the backbone come from its stage, the model knows that it is aligned, and says so to whoever goes on from it.
+    let still = ["--epochs", "1", "--lr", "0", "--lr-backbone", "0", "--bits", "4-4-8"];
+    place.whole("still", &[&["--from", &stage1], &still[..]].concat());
+    let tensors = |out: &str| qdetr::weights::load(&place.out(out).join("last.safetensors")).expect("a checkpoint").tensors;
+    let (before, after) = (tensors("stage1"), tensors("still"));
+    let kept = before.keys().filter(|name| name.ends_with(".alpha")).inspect(|name| assert_eq!(before[*name], after[*name], "{name}"));
+    assert!(kept.count() > 5);
+    assert!(after.keys().filter(|name| name.ends_with(".alpha")).count() > before.keys().filter(|name| name.ends_with(".alpha")).count());
+    place.whole("on", &[&["--from", &model("whole")], &still[..]].concat());
+    assert_eq!(tensors("on"), tensors("whole"));
+    assert_exports(&place, &model("whole"));
+
+    // It resumes to the same bits, with the same teacher.
+    place.whole("part", &[&["--epochs", "1", "--from", &stage1], &q_detr[..]].concat());
+    fails(&mut qdetr(place.args("part", &["--epochs", "2", "--resume", "--alignment", "co-attention"])), &["teacher"]);
+    place.whole("part", &[&["--epochs", "2", "--resume"], &q_detr[..]].concat());
+    place.assert_same("whole", "part");
+
+    fails(&mut qdetr(place.args("none", &["--teacher", &stage1])), &["4-4-8 (backbone)", "floats"]);
+    let wrong = finish(&mut qdetr(place.args("none", &["--lambda", "1"])));
+    assert!(wrong.code == Some(2) && wrong.err.contains("--teacher"), "{wrong:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_ends_a_run_and_costs_none_of_what_was_saved() {

@@ -1,7 +1,6 @@
 #import common/index.wgsl
-#import common/reciprocal.wgsl
 
-// What a quantizer's kernels read of each step size: (alpha within its limits, 1 / alpha, Z, Z - offset); one invocation a step size.
+// The state of each step size; one invocation a step size.
 
 struct Params {
     n: u32,
@@ -23,10 +22,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if i >= p.n {
         return;
     }
-    let step = clamp(alpha[i], p.alpha_min, p.alpha_max);
     var zero = 0.0;
     if HAS_ZERO_POINT {
-        zero = clamp(round(zero_point[i]), p.low, p.high);
+        zero = zero_point[i];
     }
-    state[i] = vec4<f32>(step, reciprocal(step), zero, zero - p.offset);
+    state[i] = state_of(alpha[i], zero, p.low, p.high, p.offset);
 }

@@ -4,17 +4,18 @@ use super::bits::method;
 use super::model::read;
 use super::output::{print, print_json};
 use super::train::ready_or_file;
-use super::training::{DataArgs, Show, fit_to_data, with_step_sizes};
+use super::training::{DataArgs, Show, fit_to_data, from_pictures, weigh_distillation};
 use super::{DeviceArgs, start};
 use clap::Args;
 use qdetr::data::{Dataset, image};
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
+use qdetr::models::config::Alignment;
 use qdetr::models::{CalibrationMethod, ModelConfig};
 use qdetr::nn::Precision;
 use qdetr::quant::{Bits, Preset, Quantization};
 use qdetr::train::ablation::{self, Method, RealValued, Record, Settings, Standing, Table, Variant, fingerprint, set_fingerprint};
-use qdetr::train::{Job, Outcome, TrainConfig, evaluate, run};
+use qdetr::train::{Job, Outcome, Teacher, TrainConfig, evaluate, run};
 use qdetr::{Error, Result, draw, files};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -37,6 +38,18 @@ pub(crate) struct Ablation {
     /// The float model that all runs start from
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
+    /// The float model whose queries are imitated [default: that of --from]
+    #[arg(long, value_name = "FILE")]
+    teacher: Option<PathBuf>,
+    /// Weight of the distance to the teacher [default: 2.5]
+    #[arg(long)]
+    lambda: Option<f32>,
+    /// Keep a query when it covers an object more than this share of what the best query does [default: 0.6]
+    #[arg(long)]
+    tau: Option<f32>,
+    /// Where queries are aligned by the methods that do [default: co-attention]
+    #[arg(long, value_enum)]
+    alignment: Option<Alignment>,
     /// Low bits of weights, activations and attention; several behind commas
     #[arg(long, value_name = "W-A-ATTENTION", value_delimiter = ',', default_value = "4-4-8")]
     bits: Vec<Bits>,
@@ -91,6 +104,8 @@ struct Common {
     train: Dataset,
     validation: Dataset,
     float: (ModelConfig, Values),
+    /// Where a method wants one.
+    teacher: Option<Teacher>,
 }
 
 /// A run, before it begins or goes on.
@@ -134,7 +149,17 @@ impl Ablation {
         fit_to_data(&mut config, &train);
         config.validate()?;
         let float = self.float(&train)?;
-        Ok(Common { config, calibration, train, validation, float })
+        let teacher = self.methods.iter().any(|method| method.distills()).then(|| self.teacher(&config, &float)).transpose()?;
+        Ok(Common { config, calibration, train, validation, float, teacher })
+    }
+
+    /// Whose queries are imitated.
+    fn teacher(&self, config: &TrainConfig, (model, params): &(ModelConfig, Values)) -> Result<Teacher> {
+        let named = self.teacher.as_deref().map(read).transpose()?;
+        let (model, params) = named.unwrap_or_else(|| (model.clone(), params.clone()));
+        let teacher = Teacher { config: model, params };
+        teacher.check(&config.model, &config.distillation.unwrap_or_default())?;
+        Ok(teacher)
     }
 
     /// The configuration, with what the command line says otherwise.
@@ -146,6 +171,8 @@ impl Ablation {
         config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
         config.precision = self.precision.unwrap_or(config.precision);
         config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
+        config.model.alignment = self.alignment.unwrap_or(config.model.alignment);
+        weigh_distillation(&mut config, self.lambda, self.tau);
         if let Some(preset) = self.preset {
             let configured = config.model.quantization.take().unwrap_or_else(|| Quantization::new(self.bits[0]));
             config.model.quantization = Some(Quantization { preset, ..configured });
@@ -160,6 +187,11 @@ impl Ablation {
         if let Some(quantization) = &config.quantization {
             return Err(Error::Usage(format!("--from {path} is of {quantization}: an ablation starts from a model of floats")));
         }
+        if config.alignment != Alignment::None {
+            return Err(Error::Usage(format!(
+                "--from {path} aligns its queries: an ablation starts from a model without any of its parts"
+            )));
+        }
         let (theirs, ours) = (config.classes, train.categories.len());
         if theirs != ours {
             return Err(Error::Usage(format!("--from {path} knows {theirs} classes, the pictures have {ours}: train it on these first")));
@@ -170,11 +202,13 @@ impl Ablation {
     fn plan(&self, common: &Common) -> Result<Vec<Planned>> {
         let [train, validation] = [&common.train, &common.validation].map(set_fingerprint);
         let start = fingerprint(&common.float.1);
+        let teacher = common.teacher.as_ref().map(|teacher| fingerprint(&teacher.params));
         let plan = |variant: Variant| {
             let config = variant.configure(&common.config);
             config.validate()?;
             let (calibration, start) = (self.calibration.clone(), start.clone());
-            let settings = Settings { config, calibration, start, train: train.clone(), validation: validation.clone() };
+            let teacher = teacher.clone().filter(|_| variant.method.distills());
+            let settings = Settings { config, calibration, start, teacher, train: train.clone(), validation: validation.clone() };
             let (folder, value) = (self.out.join(variant.to_string()), settings.value());
             let standing = ablation::standing(&folder, &value)?;
             Ok(Planned { variant, folder, config: settings.config, settings: value, standing })
@@ -228,12 +262,13 @@ impl Ablation {
         let start = if resume { start::resumed(&mut config, &out)? } else { start::anew(&mut config, Some(&self.from))? };
         let mut show = Show::new();
         let calibration = (common.calibration, self.data.strictness());
-        let start = with_step_sizes(gpu, &mut config, start, &common.train, calibration, &mut show)?;
+        let start = from_pictures(gpu, &mut config, start, &common.train, calibration, &mut show)?;
         let job = Job {
             config,
             train: common.train.clone(),
             validation: Some(common.validation.clone()),
             start,
+            teacher: common.teacher.clone().filter(|_| planned.variant.method.distills()),
             out,
             max_seconds,
             resume,

@@ -1,16 +1,19 @@
 //! `qdetr train`: a detector from annotated pictures.
 
+use super::DeviceArgs;
 use super::bits::{BitsArgs, method};
+use super::model::read;
 use super::output::{bytes, print, print_json};
-use super::training::{DataArgs, Show, fit_to_data, with_step_sizes};
-use super::{DeviceArgs, start};
+use super::start;
+use super::training::{DataArgs, Show, fit_to_data, from_pictures, weigh_distillation};
 use clap::Args;
 use qdetr::data::Dataset;
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
-use qdetr::models::{BatchSize, CalibrationMethod};
-use qdetr::nn::Precision;
-use qdetr::train::{HeightWidth, Job, Outcome, TrainConfig, Trainer, prepare, run};
+use qdetr::models::config::Alignment;
+use qdetr::models::{BatchSize, CalibrationMethod, ModelConfig, detector};
+use qdetr::nn::{Precision, initialize};
+use qdetr::train::{HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,12 +22,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The configurations that come with the program.
-const READY: [(&str, &str); 5] = [
+const READY: [(&str, &str); 8] = [
     ("bccd-detr", include_str!("../../assets/configs/bccd-detr.json")),
     ("bccd-detr-stride16", include_str!("../../assets/configs/bccd-detr-stride16.json")),
     ("bccd-smca", include_str!("../../assets/configs/bccd-smca.json")),
     ("bccd-smca-groups", include_str!("../../assets/configs/bccd-smca-groups.json")),
     ("coco-mini", include_str!("../../assets/configs/coco-mini.json")),
+    ("bccd-q-detr", include_str!("../../assets/configs/bccd-q-detr.json")),
+    ("q-detr-r50-stage1", include_str!("../../assets/configs/q-detr-r50-stage1.json")),
+    ("q-detr-r50", include_str!("../../assets/configs/q-detr-r50.json")),
 ];
 
 /// Arguments of `qdetr train`.
@@ -33,7 +39,7 @@ pub(crate) struct Train {
     #[command(flatten)]
     data: DataArgs,
     /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16, bccd-smca, bccd-smca-groups,
-    /// coco-mini
+    /// coco-mini, and Q-DETR's, which want a --teacher: bccd-q-detr; for COCO q-detr-r50-stage1 (without teacher), then q-detr-r50
     #[arg(long, value_name = "FILE|NAME")]
     config: String,
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
@@ -44,6 +50,19 @@ pub(crate) struct Train {
     /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures, unless --from has some
     #[arg(long, value_name = "METHOD", default_value = "lsq", value_parser = method)]
     calibration: CalibrationMethod,
+    /// A detector of floats whose queries the model imitates, as Q-DETR does (foreground-aware query matching); with --dry-run also the
+    /// name of an architecture, such as detr-resnet101
+    #[arg(long, value_name = "FILE")]
+    teacher: Option<PathBuf>,
+    /// Weight of the distance to the teacher [default: 2.5]
+    #[arg(long, requires = "teacher")]
+    lambda: Option<f32>,
+    /// Keep a query when it covers an object more than this share of what the best query does [default: 0.6]
+    #[arg(long, requires = "teacher")]
+    tau: Option<f32>,
+    /// Where the decoder's queries are aligned, as Q-DETR does
+    #[arg(long, value_enum)]
+    alignment: Option<Alignment>,
     /// Do not train these parameters either: whole parts of their names, such as backbone; repeat for several
     #[arg(long, value_name = "PART")]
     freeze: Vec<String>,
@@ -123,17 +142,19 @@ impl Train {
         fit_to_data(&mut config, &train);
         config.validate()?;
         let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
+        let teacher = self.teacher.as_deref().map(|path| self.teacher(path)).transpose()?;
         let gpu = device.open_for(config.precision, config.model.quantization.is_some())?;
         if self.dry_run {
-            return self.report(&DryRun::of(&gpu, &config, start.parameters)?);
+            return self.report(&DryRun::of(&gpu, &config, start.parameters, teacher)?);
         }
         let mut show = Show::new();
         let calibration = (self.calibration, self.data.strictness());
-        let start = with_step_sizes(&gpu, &mut config, start, &train, calibration, &mut show)?;
+        let start = from_pictures(&gpu, &mut config, start, &train, calibration, &mut show)?;
         let job = Job {
             train,
             validation,
             start,
+            teacher,
             out: self.out.clone(),
             max_seconds: self.max_seconds,
             resume: self.resume,
@@ -145,6 +166,15 @@ impl Train {
         let outcome = run(&gpu, &job, &mut |event| show.event(&event))?;
         show.end();
         self.report(&Ended { outcome, out: self.out.clone() })
+    }
+
+    fn teacher(&self, path: &Path) -> Result<Teacher> {
+        let name = path.to_string_lossy();
+        if self.dry_run && !path.exists() && name.starts_with("detr-") {
+            return untrained(&name);
+        }
+        let (config, params) = read(path)?;
+        Ok(Teacher { config, params })
     }
 
     fn report(&self, report: &(impl Serialize + fmt::Display)) -> Result<ExitCode> {
@@ -179,6 +209,8 @@ impl Train {
             config.sizes = vec![size];
         }
         config.model.quantization = self.bits.over(config.model.quantization)?;
+        config.model.alignment = self.alignment.unwrap_or(config.model.alignment);
+        weigh_distillation(&mut config, self.lambda, self.tau);
         Ok(config)
     }
 
@@ -195,6 +227,13 @@ impl Train {
         }
         Ok((train, validation))
     }
+}
+
+/// A published architecture with random weights, which takes the memory and the time of a teacher.
+pub(crate) fn untrained(name: &str) -> Result<Teacher> {
+    let config = ModelConfig::detr(name.strip_prefix("detr-").unwrap_or(name)).map_err(|e| Error::Usage(e.to_string()))?;
+    let params = initialize(&detector::specs(&config)?, 0);
+    Ok(Teacher { config, params })
 }
 
 /// How a run ended, and where its files are.
@@ -235,9 +274,12 @@ struct DryRun {
 }
 
 impl DryRun {
-    fn of(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<Self> {
+    fn of(gpu: &Gpu, config: &TrainConfig, start: Values, teacher: Option<Teacher>) -> Result<Self> {
         let parameters = start.values().map(|host| host.shape().len()).sum();
         let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
+        if let Some(teacher) = teacher {
+            trainer = trainer.with_teacher(teacher, config.distillation.unwrap_or_default())?;
+        }
         let evaluation = prepare(&mut trainer, config)?;
         let launches = |&(height, width): &HeightWidth| trainer.dispatches(BatchSize { images: config.batch, height, width });
         Ok(Self {

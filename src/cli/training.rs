@@ -1,4 +1,4 @@
-//! What `qdetr train` and `qdetr ablation` share: the data sets, step sizes at the start, the progress.
+//! What `qdetr train` and `qdetr ablation` share: the data sets, what starts from pictures, the progress.
 
 use super::start::Start;
 use clap::Args;
@@ -7,7 +7,7 @@ use qdetr::data::{Categories, Dataset, Options, Strictness};
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::CalibrationMethod;
-use qdetr::train::{CALIBRATION_PICTURES, Event, TrainConfig, calibrate};
+use qdetr::train::{CALIBRATION_PICTURES, Event, TrainConfig, align, calibrate};
 use qdetr::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -78,9 +78,19 @@ pub(crate) fn fit_to_data(config: &mut TrainConfig, train: &Dataset) {
     config.model.resize = Some(config.resize());
 }
 
-/// The parameters at the start, with step sizes from the first pictures where they have none and want some; the signs of these go into
-/// the configuration.
-pub(crate) fn with_step_sizes(
+/// Gives the distillation the weight λ and the threshold τ, where they are said.
+pub(crate) fn weigh_distillation(config: &mut TrainConfig, lambda: Option<f32>, tau: Option<f32>) {
+    if lambda.is_some() || tau.is_some() {
+        let mut distillation = config.distillation.unwrap_or_default();
+        distillation.weight = lambda.unwrap_or(distillation.weight);
+        distillation.matching.tau = tau.unwrap_or(distillation.matching.tau);
+        config.distillation = Some(distillation);
+    }
+}
+
+/// The parameters at the start with what starts from pictures where they lack it: alignment, and step sizes, whose signs go into the
+/// configuration.
+pub(crate) fn from_pictures(
     gpu: &Gpu,
     config: &mut TrainConfig,
     start: Start,
@@ -88,17 +98,26 @@ pub(crate) fn with_step_sizes(
     (method, strictness): (CalibrationMethod, Strictness),
     show: &mut Show,
 ) -> Result<Values> {
-    if !start.is_without_steps {
-        return Ok(start.parameters);
-    }
-    if let Some(quantization) = &config.model.quantization {
-        let pictures = set.images.len().min(CALIBRATION_PICTURES);
-        eprintln!("note: step sizes of {quantization} start from {pictures} pictures");
-    }
+    let (kept, stage) = (start.kept_steps(), start.stage);
+    let mut params = start.parameters;
+    let pictures = set.images.len().min(CALIBRATION_PICTURES);
     let tell = &mut |event: Event<'_>| show.event(&event);
-    let found = calibrate(gpu, config, set, (start.parameters, method), strictness, tell)?;
-    config.model = found.config;
-    Ok(found.params)
+    if start.is_without_alignment {
+        eprintln!("note: the alignment of queries starts from {pictures} pictures");
+        let found = align(gpu, config, set, params.clone(), strictness, tell)?;
+        params.extend(found);
+    }
+    if let Some(quantization) = config.model.quantization.as_ref().filter(|_| start.is_without_steps) {
+        let but = if stage.is_some() { ", those of the backbone where its own stage left them" } else { "" };
+        eprintln!("note: step sizes of {quantization} start from {pictures} pictures{but}");
+        let found = calibrate(gpu, config, set, (params, method), strictness, tell)?;
+        (config.model, params) = (found.config, found.params);
+        if let (Some(stage), Some(ours)) = (stage, &mut config.model.quantization) {
+            ours.keep_backbone(&stage);
+        }
+        params.extend(kept);
+    }
+    Ok(params)
 }
 
 /// The progress on stderr.

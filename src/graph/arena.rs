@@ -53,6 +53,11 @@ impl Layout {
         self.places.contains_key(name)
     }
 
+    /// Where a tensor begins, counted in elements of four bytes.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.places.get(name).map(|(offset, _)| offset / 4)
+    }
+
     /// Names, offsets in bytes and types, by name.
     pub fn places(&self) -> impl Iterator<Item = (&str, usize, TensorType)> {
         self.places.iter().map(|(name, &(offset, ty))| (name.as_str(), offset, ty))

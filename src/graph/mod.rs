@@ -21,6 +21,7 @@ mod op;
 mod params;
 mod plan;
 mod profile;
+mod quantizers;
 mod rebuild;
 mod requantize;
 
@@ -34,6 +35,7 @@ pub use op::{Io, Op, ids};
 pub use params::Params;
 pub use plan::{Encoded, Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
 pub use profile::StepTime;
+pub use quantizers::{QuantizerArenas, Quantizers};
 
 use crate::tensor::{Host, Shape, TensorType};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Copying a graph while changing it: what every rewrite is made of.
 
 use super::{Graph, Node, Op, Origin, Var};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A graph on its way into another one. Inputs are taken over at once, in their order; parameters, constants and views when
@@ -70,8 +70,13 @@ impl<'a> Rebuild<'a> {
     }
 
     /// The new graph, its outputs named as the old one's.
-    pub(super) fn finish(mut self) -> Graph {
-        for (name, &var) in self.from.outputs() {
+    pub(super) fn finish(self) -> Graph {
+        self.finish_without(&HashSet::new())
+    }
+
+    /// The new graph without some of the old one's outputs.
+    pub(super) fn finish_without(mut self, outputs: &HashSet<String>) -> Graph {
+        for (name, &var) in self.from.outputs().iter().filter(|(name, _)| !outputs.contains(*name)) {
             let var = self.var(var);
             self.to.output(name, var);
         }

@@ -108,7 +108,7 @@ fn absorption(graph: &Graph, product: usize, quantizer: usize, levels: Levels, k
 }
 
 /// How often each value is read, under any shape, by nodes or as an output of the graph.
-fn readers(graph: &Graph) -> HashMap<Var, usize> {
+pub(super) fn readers(graph: &Graph) -> HashMap<Var, usize> {
     let mut readers = HashMap::new();
     for &var in graph.nodes().iter().flat_map(|node| &node.inputs).chain(graph.outputs().values()) {
         *readers.entry(graph.root(var)).or_default() += 1;

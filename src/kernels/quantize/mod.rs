@@ -30,11 +30,13 @@
 mod backward;
 mod codes;
 mod state;
+mod states;
 mod values;
 
 pub use backward::QuantizeBackward;
 pub use codes::Quantize;
 pub use state::{QuantizerState, QuantizerStateBackward};
+pub use states::{GradientRow, QuantizerStates, StateGradients, StateRow};
 pub use values::Dequantize;
 
 use crate::graph::check::Case;
@@ -115,7 +117,7 @@ pub fn dequantize(g: &mut Graph, codes: Var, state: Var, inner: usize, to: DType
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [state::cases(), codes::cases(), values::cases(), backward::cases()].concat()
+    [state::cases(), states::cases(), codes::cases(), values::cases(), backward::cases()].concat()
 }
 
 #[cfg(test)]

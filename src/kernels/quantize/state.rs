@@ -23,7 +23,8 @@ pub struct QuantizerState {
 }
 
 impl QuantizerState {
-    fn levels(self) -> Levels {
+    /// The levels of its codes.
+    pub(crate) fn levels(self) -> Levels {
         Levels::new(self.bits, self.signed)
     }
 }
@@ -56,6 +57,7 @@ impl Op for QuantizerState {
         let limits = [ALPHA_MIN, ALPHA_MAX, levels.low() as f32, levels.high() as f32, levels.offset() as f32];
         let kernel = Dispatch::new(wgsl!("quantize/state.wgsl"), 2)
             .constant("GROUP", GROUP)
+            .part(wgsl!("quantize/state_of.wgsl"))
             .flag("HAS_ZERO_POINT", inputs.len() > 1)
             .bind([0, inputs.len() - 1])
             .params(limits.into_iter().fold(Words::of([n]), Words::float))
@@ -100,7 +102,7 @@ impl Op for QuantizerStateBackward {
 }
 
 /// Step sizes of every exponent, powers of two and their neighbours, and what lies outside the limits.
-fn test_alphas(n: usize, seed: u64) -> Vec<f32> {
+pub(super) fn test_alphas(n: usize, seed: u64) -> Vec<f32> {
     let special = [
         1.0,
         0.5,

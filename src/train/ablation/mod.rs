@@ -22,6 +22,7 @@ pub use settings::{Settings, fingerprint, set_fingerprint};
 pub use table::{Cell, Spread, Table};
 
 use super::TrainConfig;
+use crate::models::config::Alignment;
 use crate::quant::{Bits, Quantization};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -118,6 +119,9 @@ impl Variant {
         let configured = config.model.quantization.take().unwrap_or_else(|| Quantization::new(self.bits));
         let zero_points = self.method != Method::Lsq;
         config.model.quantization = Some(Quantization { bits: self.bits, zero_points, ..configured });
+        let place = if common.model.alignment == Alignment::None { Alignment::CoAttention } else { common.model.alignment };
+        config.model.alignment = if self.method.aligns() { place } else { Alignment::None };
+        config.distillation = self.method.distills().then(|| common.distillation.unwrap_or_default());
         config.seed = self.seed;
         config
     }
@@ -128,6 +132,7 @@ mod tests {
     use super::*;
     use crate::models::ModelConfig;
     use crate::quant::Preset;
+    use crate::train::Distillation;
 
     #[test]
     fn a_seed_is_done_before_the_next_and_nothing_twice() {
@@ -148,6 +153,17 @@ mod tests {
         let config = run(&common, Method::Lsq);
         assert_eq!(config.model.quantization.unwrap().to_string(), "3-4-8 (executable, no zero points)");
         assert_eq!((config.seed, config.lr), (9, 0.5));
+        let parts = |common: &TrainConfig| {
+            Method::ALL.map(|method| run(common, method)).map(|config| (config.model.alignment, config.distillation.map(|d| d.weight)))
+        };
+        let expected = |place, weight| {
+            let none = Alignment::None;
+            [(none, None), (none, None), (place, None), (none, Some(weight)), (place, Some(weight))]
+        };
+        assert_eq!(parts(&common), expected(Alignment::CoAttention, 2.5));
+        common.model.alignment = Alignment::SelfAttention;
+        common.distillation = Some(Distillation { weight: 1.0, ..Distillation::default() });
+        assert_eq!(parts(&common), expected(Alignment::SelfAttention, 1.0));
         let configured = Quantization { preset: Preset::Release, ..Quantization::new("4-4-8".parse().unwrap()) };
         common.model.quantization = Some(configured);
         assert_eq!(run(&common, Method::Baseline).model.quantization.unwrap().to_string(), "3-4-8 (release)");

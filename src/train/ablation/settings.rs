@@ -18,6 +18,9 @@ pub struct Settings {
     pub calibration: String,
     /// The float model that it starts from.
     pub start: String,
+    /// The float model that it learns from, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
     /// The pictures that it learns from.
     pub train: String,
     /// The pictures that it is judged on.

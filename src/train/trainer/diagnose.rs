@@ -32,13 +32,13 @@ impl Trainer {
         let options = PlanOptions { keep_all: true, ..PlanOptions::default() };
         let links = self.weights.links("");
         let plan = Plan::compile_linked(&self.gpu, &graph, &self.constants, &links, &mut Scratch::default(), options)?;
-        let program = Program { plan, shape, pixels: self.options.precision.dtype() };
+        let program = Program { plan, shape, pixels: self.options.precision.dtype(), beside: 0 };
         program.write_batch(batch, seed);
         program.plan.run_segment(0)?;
         if let Some(found) = first_not_finite(&program.plan, 0)? {
             return Ok(Some(found));
         }
-        program.write_targets(&self.options.criterion, &program.plan.read_segment(0)?, &batch.targets)?;
+        program.write_targets(&self.judge(), &program.plan.read_segment(0)?, &batch.targets)?;
         program.plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
         program.plan.run_segment(1)?;
         first_not_finite(&program.plan, 1)
