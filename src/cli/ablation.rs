@@ -286,7 +286,7 @@ impl Ablation {
         for (name, text) in [("ablation.csv", table.csv()), ("ablation.md", table.markdown())] {
             files::write_whole(self.out.join(name), |file| file.write_all(text.as_bytes()))?;
         }
-        image::write(&self.out.join("ablation.png"), &draw::dots::draw(&table.chart()))
+        image::write(self.out.join("ablation.png"), &draw::dots::draw(&table.chart()))
     }
 
     fn report(&self, report: &(impl Serialize + fmt::Display)) -> Result<()> {

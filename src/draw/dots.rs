@@ -97,7 +97,8 @@ pub fn draw(chart: &Chart) -> RgbImage {
         pen.write_at(&mut image, &text, RIGHT - pen.width(&text), y + 3, LINE);
     }
     for (group, name) in chart.groups.iter().enumerate() {
-        let (left, right) = (column(chart, group, 0).0, column(chart, group, 0).1);
+        let (left, right, _) = column(chart, group, 0);
+        fill(&mut image, Rect { left, top: TOP, right: left + 1, bottom: BOTTOM }, GRID);
         pen.write_at(&mut image, name, (left + right - pen.width(name)) / 2, BOTTOM + 10, BLACK);
         for series in 0..chart.series.len() {
             dots(&mut image, &pen, chart, scale, (group, series));
