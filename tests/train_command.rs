@@ -5,6 +5,8 @@
 mod command;
 #[path = "common/tiny.rs"]
 mod tiny;
+#[path = "common/tiny_files.rs"]
+mod tiny_files;
 
 use command::{finish, qdetr};
 use std::ffi::OsString;
@@ -25,11 +27,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut job = tiny::job(folder.path(), EPOCHS);
-        (job.config.batch, job.config.evaluate_every) = (1, 1);
-        let write = |name: &str, json: String| fs::write(folder.path().join(name), json).expect("a writable folder");
-        write("config.json", serde_json::to_string(&job.config).expect("JSON"));
-        write("train.json", coco(&job.train).to_string());
+        tiny_files::write(folder.path(), EPOCHS);
         Self { folder }
     }
 
@@ -57,22 +55,6 @@ impl Place {
             assert!(one == other, "{name} differs");
         }
     }
-}
-
-/// A data set as COCO writes it.
-fn coco(set: &qdetr::data::Dataset) -> serde_json::Value {
-    let images = set.images.iter().map(|i| {
-        let name = i.path.file_name().expect("a name").to_string_lossy();
-        serde_json::json!({ "id": i.id, "file_name": name, "width": i.width, "height": i.height })
-    });
-    let objects = set.images.iter().flat_map(|i| i.objects.iter().map(move |o| (i.id, o)));
-    let annotations = objects.map(|(image, o)| {
-        serde_json::json!({ "id": o.id, "image_id": image, "category_id": o.label + 1, "bbox": o.original, "area": o.area, "iscrowd": 0 })
-    });
-    let categories = set.categories.names().iter().enumerate().map(|(i, name)| serde_json::json!({ "id": i + 1, "name": name }));
-    serde_json::json!({
-        "images": images.collect::<Vec<_>>(), "annotations": annotations.collect::<Vec<_>>(), "categories": categories.collect::<Vec<_>>()
-    })
 }
 
 /// A failure whose last line on stderr holds all of `words`, behind notes that are not about it.

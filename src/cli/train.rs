@@ -4,16 +4,16 @@ use super::DeviceArgs;
 use super::bits::{BitsArgs, method};
 use super::model::read;
 use super::output::{bytes, print, print_json};
-use super::start::{self, Start};
+use super::start;
+use super::training::{DataArgs, Show, fit_to_data, from_pictures, weigh_distillation};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use qdetr::data::{Dataset, Options, Strictness};
+use qdetr::data::Dataset;
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::config::Alignment;
 use qdetr::models::{BatchSize, CalibrationMethod, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
-use qdetr::train::{CALIBRATION_PICTURES, Event, HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, align, calibrate, prepare, run};
+use qdetr::train::{HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -36,12 +36,8 @@ const READY: [(&str, &str); 8] = [
 /// Arguments of `qdetr train`.
 #[derive(Args)]
 pub(crate) struct Train {
-    /// Annotated pictures: a COCO annotation file or folder, or a PASCAL VOC folder; of a folder its split `train`
-    #[arg(long, value_name = "PATH")]
-    data: PathBuf,
-    /// Pictures to be judged on, likewise [default: the split `val` beside, if there is one]
-    #[arg(long, value_name = "PATH")]
-    val: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
     /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16, bccd-smca, bccd-smca-groups,
     /// coco-mini, and Q-DETR's, which want a --teacher: bccd-q-detr; for COCO q-detr-r50-stage1 (without teacher), then q-detr-r50
     #[arg(long, value_name = "FILE|NAME")]
@@ -112,12 +108,6 @@ pub(crate) struct Train {
     /// Evaluate, save and end after so many seconds
     #[arg(long, value_name = "SECONDS")]
     max_seconds: Option<f64>,
-    /// Threads that make batches [default: all but one]
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Fail at mistakes in the annotations and at pictures that cannot be read, instead of leaving them out
-    #[arg(long)]
-    strict: bool,
     /// Go on from the state in the folder of --out, to the same bits as without a stop
     #[arg(long)]
     resume: bool,
@@ -148,10 +138,8 @@ pub(crate) fn height_width(text: &str) -> Result<HeightWidth, String> {
 impl Train {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let mut config = self.config()?;
-        let (train, validation) = self.data(&config)?;
-        config.model.classes = train.categories.len();
-        config.model.class_names = train.categories.names().to_vec();
-        config.model.resize = Some(config.resize());
+        let (train, validation) = self.sets(&config)?;
+        fit_to_data(&mut config, &train);
         config.validate()?;
         let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
         let teacher = self.teacher.as_deref().map(|path| self.teacher(path)).transpose()?;
@@ -160,7 +148,8 @@ impl Train {
             return self.report(&DryRun::of(&gpu, &config, start.parameters, teacher)?);
         }
         let mut show = Show::new();
-        let start = self.from_pictures(&gpu, &mut config, start, &train, &mut show)?;
+        let calibration = (self.calibration, self.data.strictness());
+        let start = from_pictures(&gpu, &mut config, start, &train, calibration, &mut show)?;
         let job = Job {
             train,
             validation,
@@ -170,37 +159,13 @@ impl Train {
             max_seconds: self.max_seconds,
             resume: self.resume,
             plain: self.overfit.is_some(),
-            threads: self.threads.unwrap_or_else(threads),
-            strictness: self.strictness(),
+            threads: self.data.threads(),
+            strictness: self.data.strictness(),
             config,
         };
         let outcome = run(&gpu, &job, &mut |event| show.event(&event))?;
-        show.bar.finish_and_clear();
+        show.end();
         self.report(&Ended { outcome, out: self.out.clone() })
-    }
-
-    /// The parameters with what starts from pictures: alignment, and step sizes, whose signs go into the configuration.
-    fn from_pictures(&self, gpu: &Gpu, config: &mut TrainConfig, start: Start, set: &Dataset, show: &mut Show) -> Result<Values> {
-        let (kept, stage) = (start.kept_steps(), start.stage);
-        let mut params = start.parameters;
-        let pictures = set.images.len().min(CALIBRATION_PICTURES);
-        let tell = &mut |event: Event<'_>| show.event(&event);
-        if start.is_without_alignment {
-            eprintln!("note: the alignment of queries starts from {pictures} pictures");
-            let found = align(gpu, config, set, params.clone(), self.strictness(), tell)?;
-            params.extend(found);
-        }
-        if let Some(quantization) = config.model.quantization.as_ref().filter(|_| start.is_without_steps) {
-            let but = if stage.is_some() { ", those of the backbone where its own stage left them" } else { "" };
-            eprintln!("note: step sizes of {quantization} start from {pictures} pictures{but}");
-            let found = calibrate(gpu, config, set, (params, self.calibration), self.strictness(), tell)?;
-            (config.model, params) = (found.config, found.params);
-            if let (Some(stage), Some(ours)) = (stage, &mut config.model.quantization) {
-                ours.keep_backbone(&stage);
-            }
-            params.extend(kept);
-        }
-        Ok(params)
     }
 
     fn teacher(&self, path: &Path) -> Result<Teacher> {
@@ -219,10 +184,6 @@ impl Train {
             print(report)?
         }
         Ok(ExitCode::SUCCESS)
-    }
-
-    fn strictness(&self) -> Strictness {
-        if self.strict { Strictness::Fatal } else { Strictness::Skip }
     }
 
     /// The configuration, with what the command line says otherwise.
@@ -249,40 +210,18 @@ impl Train {
         }
         config.model.quantization = self.bits.over(config.model.quantization)?;
         config.model.alignment = self.alignment.unwrap_or(config.model.alignment);
-        if self.lambda.is_some() || self.tau.is_some() {
-            let mut distillation = config.distillation.unwrap_or_default();
-            distillation.weight = self.lambda.unwrap_or(distillation.weight);
-            distillation.matching.tau = self.tau.unwrap_or(distillation.matching.tau);
-            config.distillation = Some(distillation);
-        }
+        weigh_distillation(&mut config, self.lambda, self.tau);
         Ok(config)
     }
 
     /// Pictures to learn from, and to be judged on.
-    fn data(&self, config: &TrainConfig) -> Result<(Dataset, Option<Dataset>)> {
-        let open = |path: &Path, split: &str, categories| {
-            let split = path.is_dir().then_some(split);
-            let set = Dataset::open_with(path, split, &Options { strictness: self.strictness(), categories })?;
-            set.report.issues.iter().take(10).for_each(|issue| eprintln!("warning: {issue}"));
-            Ok::<_, Error>(set)
-        };
-        let mut train = open(&self.data, "train", None)?;
+    fn sets(&self, config: &TrainConfig) -> Result<(Dataset, Option<Dataset>)> {
+        let mut train = self.data.training()?;
         if let Some(count) = self.overfit {
             train.images.truncate(count.max(1));
             return Ok((train.clone(), Some(train)));
         }
-        let known = Some(train.categories.clone());
-        let validation = match &self.val {
-            Some(path) => Some(open(path, "val", known)?),
-            None if self.data.is_dir() => match open(&self.data, "val", known) {
-                Ok(set) => Some(set),
-                Err(error) => {
-                    eprintln!("warning: no validation: {error}");
-                    None
-                }
-            },
-            None => None,
-        };
+        let validation = self.data.validation(&train)?;
         if validation.is_none() && config.evaluate_every > 0 {
             eprintln!("note: there is nothing to be judged on; name it with --val");
         }
@@ -295,11 +234,6 @@ pub(crate) fn untrained(name: &str) -> Result<Teacher> {
     let config = ModelConfig::detr(name.strip_prefix("detr-").unwrap_or(name)).map_err(|e| Error::Usage(e.to_string()))?;
     let params = initialize(&detector::specs(&config)?, 0);
     Ok(Teacher { config, params })
-}
-
-/// All threads but the one that drives the GPU.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).clamp(1, 32)
 }
 
 /// How a run ended, and where its files are.
@@ -377,39 +311,6 @@ impl fmt::Display for DryRun {
         let total: usize = self.memory.values().sum();
         writeln!(f, "memory     {} = {}", bytes(total as u64), parts.join(" + "))?;
         writeln!(f, "           and {} while it evaluates", bytes(self.evaluation as u64))
-    }
-}
-
-/// The progress on stderr.
-struct Show {
-    bar: ProgressBar,
-    skipped: usize,
-}
-
-impl Show {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {per_sec} {eta} left  {msg}").expect("a valid template");
-        Self { bar: ProgressBar::new(0).with_style(style), skipped: 0 }
-    }
-
-    fn event(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Step(line) => {
-                self.bar.set_length(line.steps);
-                self.bar.set_position(line.step + 1);
-                self.bar.set_message(format!("epoch {} loss {:.3}", line.epoch + 1, line.report.losses.total));
-            }
-            Event::Skipped(what) if self.skipped < 10 => {
-                self.skipped += 1;
-                self.bar.suspend(|| eprintln!("warning: {what}"));
-            }
-            Event::Skipped(_) => {}
-            Event::Warning(what) => self.bar.suspend(|| eprintln!("warning: {what}")),
-            Event::Evaluated { epoch, summary } => {
-                let text = format!("epoch {}: AP {:.3}, AP50 {:.3}", epoch + 1, summary.ap, summary.ap50);
-                self.bar.suspend(|| eprintln!("{text}"));
-            }
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`run()`] is the loop, [`Trainer`] one step of it on the device, [`train_graph`] the graph of that step.
 
+pub mod ablation;
 mod accumulate;
 mod config;
 pub mod criterion;

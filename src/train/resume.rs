@@ -137,6 +137,11 @@ pub struct Saved {
     pub parameters: Values,
 }
 
+/// Whether a run in a folder has left something to go on from.
+pub(super) fn is_there(folder: &Path) -> bool {
+    [STATE, PREVIOUS].iter().any(|name| folder.join(name).is_file())
+}
+
 /// Reads what a run in a folder would go on from.
 ///
 /// # Errors

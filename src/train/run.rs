@@ -27,7 +27,7 @@ use crate::graph::Values;
 use crate::tensor::TensorType;
 use crate::{Error, Result, files, weights};
 use rand::RngExt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ pub struct Outcome {
 }
 
 /// The best model of a run, which is kept as `best.safetensors`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// The epoch that it was behind, from 0.
     pub epoch: u64,
