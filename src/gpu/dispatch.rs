@@ -149,6 +149,16 @@ impl Words {
         Self(values.as_ref().iter().map(word).collect())
     }
 
+    /// Appends `u32` members.
+    ///
+    /// # Panics
+    /// As [`Words::of`].
+    #[track_caller]
+    pub fn also(mut self, values: impl AsRef<[usize]>) -> Self {
+        self.0.extend(Self::of(values).0);
+        self
+    }
+
     /// Appends a `u32` member that may be any of its values.
     pub fn word(mut self, value: u32) -> Self {
         self.0.push(value);

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod binary;
+pub mod coded;
 pub mod concat;
 pub mod conv;
 pub mod conv_gradient;
@@ -43,6 +44,7 @@ use crate::{Error, Result};
 pub const TABLE: &[Family] = &[
     Family { name: "attention", cases: attention::cases },
     Family { name: "binary", cases: binary::cases },
+    Family { name: "coded", cases: coded::cases },
     Family { name: "concat", cases: concat::cases },
     Family { name: "conv", cases: conv::cases },
     Family { name: "conv_gradient", cases: conv_gradient::cases },
