@@ -6,9 +6,9 @@
 use super::params::padded;
 use super::plan::Slice;
 use super::{Links, Values};
-use crate::{Error, Result};
 use crate::gpu::{Gpu, ReadBack};
 use crate::tensor::{DType, Host, TensorType};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wgpu::{Buffer, BufferUsages};
