@@ -25,9 +25,9 @@
 //! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration |
 //! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own, packed low bits |
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
-//! | [`train`] | matching, criterion, distillation's matching, optimizer and schedules, the training step and the loop, resuming |
+//! | [`train`] | matching, criterion, distillation's matching, optimizer and schedules, the training step and the loop, resuming, the ablation |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
-//! | [`draw`] | boxes and labels on pictures, roofline plots |
+//! | [`draw`] | boxes and labels on pictures, plots |
 //! | [`files`] | reading and writing small files safely |
 //!
 //! The command (`src/main.rs`, `src/cli/`) is a user of this library: one file a subcommand.

@@ -47,6 +47,7 @@ fn the_help_names_every_subcommand_and_each_has_its_own() {
         "info",
         "check",
         "train",
+        "ablation",
         "quantize",
         "export",
         "inspect",

@@ -10,7 +10,7 @@ use qdetr::kernels::{binary, reduce};
 use qdetr::rng::HashedUniform;
 use qdetr::tensor::Host;
 use qdetr::tensor::compare::{Tolerance, compare};
-use qdetr::train::distill::{Partners, QueryMatcher};
+use qdetr::train::distill::{Mean, Partners, QueryMatcher};
 use qdetr::train::matcher::Targets;
 use serde_json::Value;
 use std::path::Path;
@@ -59,7 +59,7 @@ fn matched(case: &Value) -> Partners {
     };
     let targets: Vec<Targets> = case["images"].as_array().expect("images").iter().map(objects).collect();
     let matcher = QueryMatcher { tau: case["tau"].as_f64().expect("tau") as f32, ..QueryMatcher::Q_DETR };
-    matcher.match_batch(&boxes(case, "student"), &boxes(case, "teacher"), &targets).expect("finite boxes")
+    matcher.match_batch(&boxes(case, "student"), &boxes(case, "teacher"), &targets, Mean::Queries).expect("finite boxes")
 }
 
 #[test]

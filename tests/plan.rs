@@ -31,6 +31,7 @@ fn small() -> ModelConfig {
         queries: 9,
         classes: 5,
         class_names: Vec::new(),
+        alignment: Default::default(),
         resize: None,
         quantization: None,
         attention: Attention::Plain,

@@ -214,7 +214,7 @@ fn step_inputs(golden: &Golden, built: &TrainGraph, criterion: Criterion, logits
 fn every_gradient_is_that_of_pytorch() {
     let golden = Golden::read("smca");
     let options = step_options(&golden, 0);
-    let built = train_graph(&golden.config, SIZE, options, &|_| true);
+    let built = train_graph(&golden.config, SIZE, options, None, &|_| true);
     let inputs = step_inputs(&golden, &built, options.criterion, &golden.floats("all_logits"), &golden.floats("all_boxes"));
     let expected = golden.gradients();
     assert_eq!(built.trained.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "what is trained");
@@ -294,7 +294,7 @@ fn auxiliary_queries_learn() {
     let (params, options) = (with_groups(&golden, 2, 3), step_options(&golden, 2));
     let predictions = run(On::Twins, &network(&golden.config, 0.0, 2), &golden.inputs, &params);
     let [logits, boxes] = ["logits", "boxes"].map(|name| predictions[name].to_f32().into_owned());
-    let built = train_graph(&golden.config, SIZE, options, &|name| name.starts_with("query_embed"));
+    let built = train_graph(&golden.config, SIZE, options, None, &|name| name.starts_with("query_embed"));
     let inputs = step_inputs(&golden, &built, options.criterion, &logits, &boxes);
     let name = format!("{GRADIENT}query_embed_groups.weight");
     let [twins, device] = [On::Twins, On::Gpu].map(|on| run(on, &built.graph, &inputs, &params).remove(&name).expect("a gradient"));

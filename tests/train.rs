@@ -138,7 +138,7 @@ fn projection(name: &str, to: &str) -> String {
 #[test]
 fn every_gradient_is_pytorchs_on_the_interpreter() {
     let golden = Golden::read();
-    let built = train_graph(&golden.config, golden.size(), OPTIONS, &|_| true);
+    let built = train_graph(&golden.config, golden.size(), OPTIONS, None, &|_| true);
     let found = interpret(&built.graph, &inputs(&golden, &built), &golden.start());
     assert_gradients_agree(&found, &golden);
     let losses = OPTIONS.criterion.losses(&found, built.shape).expect("finite losses");
@@ -148,7 +148,7 @@ fn every_gradient_is_pytorchs_on_the_interpreter() {
 #[test]
 fn every_gradient_is_pytorchs_on_the_gpu() {
     let golden = Golden::read();
-    let built = train_graph(&golden.config, golden.size(), OPTIONS, &|_| true);
+    let built = train_graph(&golden.config, golden.size(), OPTIONS, None, &|_| true);
     let fused = fuse(&built.graph);
     let folded = fold(&fused, &|name| built.trained.contains_key(name));
     let mut params = folded.evaluate(&golden.start(), &|_| true);

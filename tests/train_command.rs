@@ -5,6 +5,8 @@
 mod command;
 #[path = "common/tiny.rs"]
 mod tiny;
+#[path = "common/tiny_files.rs"]
+mod tiny_files;
 
 use command::{finish, qdetr};
 use std::ffi::OsString;
@@ -25,11 +27,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut job = tiny::job(folder.path(), EPOCHS);
-        (job.config.batch, job.config.evaluate_every) = (1, 1);
-        let write = |name: &str, json: String| fs::write(folder.path().join(name), json).expect("a writable folder");
-        write("config.json", serde_json::to_string(&job.config).expect("JSON"));
-        write("train.json", coco(&job.train).to_string());
+        tiny_files::write(folder.path(), EPOCHS);
         Self { folder }
     }
 
@@ -57,22 +55,6 @@ impl Place {
             assert!(one == other, "{name} differs");
         }
     }
-}
-
-/// A data set as COCO writes it.
-fn coco(set: &qdetr::data::Dataset) -> serde_json::Value {
-    let images = set.images.iter().map(|i| {
-        let name = i.path.file_name().expect("a name").to_string_lossy();
-        serde_json::json!({ "id": i.id, "file_name": name, "width": i.width, "height": i.height })
-    });
-    let objects = set.images.iter().flat_map(|i| i.objects.iter().map(move |o| (i.id, o)));
-    let annotations = objects.map(|(image, o)| {
-        serde_json::json!({ "id": o.id, "image_id": image, "category_id": o.label + 1, "bbox": o.original, "area": o.area, "iscrowd": 0 })
-    });
-    let categories = set.categories.names().iter().enumerate().map(|(i, name)| serde_json::json!({ "id": i + 1, "name": name }));
-    serde_json::json!({
-        "images": images.collect::<Vec<_>>(), "annotations": annotations.collect::<Vec<_>>(), "categories": categories.collect::<Vec<_>>()
-    })
 }
 
 /// A failure whose last line on stderr holds all of `words`, behind notes that are not about it.
@@ -210,6 +192,46 @@ fn low_bits_start_from_a_float_model_and_go_on_where_they_stopped() {
         let wrong = finish(&mut qdetr(place.args("none", &[flag, value])));
         assert!(wrong.code == Some(2) && wrong.err.contains(value), "{wrong:?}");
     }
+}
+
+#[test]
+fn two_stages_and_a_teacher_make_a_q_detr() {
+    let place = Place::new();
+    place.whole("float", &["--epochs", "1"]);
+    let model = |out: &str| place.out(out).join("last.safetensors").display().to_string();
+    let float = model("float");
+    place.whole("stage1", &["--epochs", "1", "--from", &float, "--bits", "4-4-8", "--preset", "backbone"]);
+    let stage1 = model("stage1");
+    let q_detr = ["--bits", "4-4-8", "--alignment", "co-attention", "--teacher", &float, "--tau", "0.1"];
+    let dry = finish(&mut qdetr(place.args("dry", &[&["--dry-run", "--from", &stage1], &q_detr[..]].concat())));
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    let args = |out: &str, epochs: &str| place.args(out, &[&["--epochs", epochs, "--from", &stage1], &q_detr[..]].concat());
+    let run = finish(&mut qdetr(args("whole", "2")));
+    assert!(run.code == Some(0) && run.err.contains("alignment of queries") && run.err.contains("its own stage"), "{run:?}");
+    let log = fs::read_to_string(place.out("whole").join("log.jsonl")).expect("a log");
+    assert!(log.lines().next().is_some_and(|line| line.contains("\"distillation\":")), "{log}");
+
+    // The step sizes of the backbone come from its stage, the model knows that it is aligned, and says so to whoever goes on from it.
+    let still = ["--epochs", "1", "--lr", "0", "--lr-backbone", "0", "--bits", "4-4-8"];
+    place.whole("still", &[&["--from", &stage1], &still[..]].concat());
+    let tensors = |out: &str| qdetr::weights::load(&place.out(out).join("last.safetensors")).expect("a checkpoint").tensors;
+    let (before, after) = (tensors("stage1"), tensors("still"));
+    let kept = before.keys().filter(|name| name.ends_with(".alpha")).inspect(|name| assert_eq!(before[*name], after[*name], "{name}"));
+    assert!(kept.count() > 5);
+    assert!(after.keys().filter(|name| name.ends_with(".alpha")).count() > before.keys().filter(|name| name.ends_with(".alpha")).count());
+    place.whole("on", &[&["--from", &model("whole")], &still[..]].concat());
+    assert_eq!(tensors("on"), tensors("whole"));
+    assert_exports(&place, &model("whole"));
+
+    // It resumes to the same bits, with the same teacher.
+    place.whole("part", &[&["--epochs", "1", "--from", &stage1], &q_detr[..]].concat());
+    fails(&mut qdetr(place.args("part", &["--epochs", "2", "--resume", "--alignment", "co-attention"])), &["teacher"]);
+    place.whole("part", &[&["--epochs", "2", "--resume"], &q_detr[..]].concat());
+    place.assert_same("whole", "part");
+
+    fails(&mut qdetr(place.args("none", &["--teacher", &stage1])), &["4-4-8 (backbone)", "floats"]);
+    let wrong = finish(&mut qdetr(place.args("none", &["--lambda", "1"])));
+    assert!(wrong.code == Some(2) && wrong.err.contains("--teacher"), "{wrong:?}");
 }
 
 #[cfg(unix)]

@@ -110,7 +110,7 @@ impl Inspect {
             names: checkpoint.dialect.to_string(),
             file_bytes: checkpoint.bytes,
             bits: quantization.as_ref().map(Quantization::to_string),
-            attention_bits: quantization.as_ref().map(|quantization| quantization.bits.attention),
+            attention_bits: quantization.as_ref().and_then(Quantization::attention),
             unsigned: quantization.map(|quantization| quantization.unsigned).unwrap_or_default(),
             layers,
             totals,

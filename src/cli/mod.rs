@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 101 a bug of ours.
 
+mod ablation;
 mod bench;
 mod bits;
 mod check;
@@ -21,6 +22,7 @@ mod quantize;
 mod start;
 mod trace;
 mod train;
+mod training;
 
 use clap::{Args, Parser, Subcommand};
 use output::is_closed_pipe;
@@ -51,6 +53,8 @@ enum Command {
     Check(check::Check),
     /// Train a detector on annotated pictures
     Train(Box<train::Train>),
+    /// Train one schedule over methods, bits and seeds, and write what each found as a table
+    Ablation(Box<ablation::Ablation>),
     /// Turn a float model into one of low bits, without training
     Quantize(quantize::Quantize),
     /// Write a trained model of low bits as the small file that it is used from
@@ -154,6 +158,7 @@ impl Command {
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
             Self::Train(args) => args.run(device),
+            Self::Ablation(args) => args.run(device),
             Self::Quantize(args) => args.run(device),
             Self::Export(args) => args.run(),
             Self::Inspect(args) => args.run(),

@@ -1,16 +1,19 @@
 //! `qdetr train`: a detector from annotated pictures.
 
+use super::DeviceArgs;
 use super::bits::{BitsArgs, method};
+use super::model::read;
 use super::output::{bytes, print, print_json};
-use super::{DeviceArgs, start};
+use super::start;
+use super::training::{DataArgs, Show, fit_to_data, from_pictures, weigh_distillation};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use qdetr::data::{Dataset, Options, Strictness};
+use qdetr::data::Dataset;
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
-use qdetr::models::{BatchSize, CalibrationMethod};
-use qdetr::nn::Precision;
-use qdetr::train::{CALIBRATION_PICTURES, Event, HeightWidth, Job, Outcome, TrainConfig, Trainer, calibrate, prepare, run};
+use qdetr::models::config::Alignment;
+use qdetr::models::{BatchSize, CalibrationMethod, ModelConfig, detector};
+use qdetr::nn::{Precision, initialize};
+use qdetr::train::{HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,25 +22,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The configurations that come with the program.
-const READY: [(&str, &str); 5] = [
+const READY: [(&str, &str); 8] = [
     ("bccd-detr", include_str!("../../assets/configs/bccd-detr.json")),
     ("bccd-detr-stride16", include_str!("../../assets/configs/bccd-detr-stride16.json")),
     ("bccd-smca", include_str!("../../assets/configs/bccd-smca.json")),
     ("bccd-smca-groups", include_str!("../../assets/configs/bccd-smca-groups.json")),
     ("coco-mini", include_str!("../../assets/configs/coco-mini.json")),
+    ("bccd-q-detr", include_str!("../../assets/configs/bccd-q-detr.json")),
+    ("q-detr-r50-stage1", include_str!("../../assets/configs/q-detr-r50-stage1.json")),
+    ("q-detr-r50", include_str!("../../assets/configs/q-detr-r50.json")),
 ];
 
 /// Arguments of `qdetr train`.
 #[derive(Args)]
 pub(crate) struct Train {
-    /// Annotated pictures: a COCO annotation file or folder, or a PASCAL VOC folder; of a folder its split `train`
-    #[arg(long, value_name = "PATH")]
-    data: PathBuf,
-    /// Pictures to be judged on, likewise [default: the split `val` beside, if there is one]
-    #[arg(long, value_name = "PATH")]
-    val: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
     /// A configuration in JSON, or the name of a ready-made one: bccd-detr, bccd-detr-stride16, bccd-smca, bccd-smca-groups,
-    /// coco-mini
+    /// coco-mini, and Q-DETR's, which want a --teacher: bccd-q-detr; for COCO q-detr-r50-stage1 (without teacher), then q-detr-r50
     #[arg(long, value_name = "FILE|NAME")]
     config: String,
     /// Weights to start from: a detector, or a backbone [default: the built-in ImageNet MobileNetV2 where it is the backbone]
@@ -48,6 +50,19 @@ pub(crate) struct Train {
     /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures, unless --from has some
     #[arg(long, value_name = "METHOD", default_value = "lsq", value_parser = method)]
     calibration: CalibrationMethod,
+    /// A detector of floats whose queries the model imitates, as Q-DETR does (foreground-aware query matching); with --dry-run also the
+    /// name of an architecture, such as detr-resnet101
+    #[arg(long, value_name = "FILE")]
+    teacher: Option<PathBuf>,
+    /// Weight of the distance to the teacher [default: 2.5]
+    #[arg(long, requires = "teacher")]
+    lambda: Option<f32>,
+    /// Keep a query when it covers an object more than this share of what the best query does [default: 0.6]
+    #[arg(long, requires = "teacher")]
+    tau: Option<f32>,
+    /// Where the decoder's queries are aligned, as Q-DETR does
+    #[arg(long, value_enum)]
+    alignment: Option<Alignment>,
     /// Do not train these parameters either: whole parts of their names, such as backbone; repeat for several
     #[arg(long, value_name = "PART")]
     freeze: Vec<String>,
@@ -93,12 +108,6 @@ pub(crate) struct Train {
     /// Evaluate, save and end after so many seconds
     #[arg(long, value_name = "SECONDS")]
     max_seconds: Option<f64>,
-    /// Threads that make batches [default: all but one]
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Fail at mistakes in the annotations and at pictures that cannot be read, instead of leaving them out
-    #[arg(long)]
-    strict: bool,
     /// Go on from the state in the folder of --out, to the same bits as without a stop
     #[arg(long)]
     resume: bool,
@@ -129,46 +138,43 @@ pub(crate) fn height_width(text: &str) -> Result<HeightWidth, String> {
 impl Train {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let mut config = self.config()?;
-        let (train, validation) = self.data(&config)?;
-        config.model.classes = train.categories.len();
-        config.model.class_names = train.categories.names().to_vec();
-        config.model.resize = Some(config.resize());
+        let (train, validation) = self.sets(&config)?;
+        fit_to_data(&mut config, &train);
         config.validate()?;
         let start = if self.resume { start::resumed(&mut config, &self.out)? } else { start::anew(&mut config, self.from.as_deref())? };
+        let teacher = self.teacher.as_deref().map(|path| self.teacher(path)).transpose()?;
         let gpu = device.open_for(config.precision, config.model.quantization.is_some())?;
         if self.dry_run {
-            return self.report(&DryRun::of(&gpu, &config, start.parameters)?);
+            return self.report(&DryRun::of(&gpu, &config, start.parameters, teacher)?);
         }
         let mut show = Show::new();
-        let start =
-            if start.is_without_steps { self.calibrate(&gpu, &mut config, start.parameters, &train, &mut show)? } else { start.parameters };
+        let calibration = (self.calibration, self.data.strictness());
+        let start = from_pictures(&gpu, &mut config, start, &train, calibration, &mut show)?;
         let job = Job {
             train,
             validation,
             start,
+            teacher,
             out: self.out.clone(),
             max_seconds: self.max_seconds,
             resume: self.resume,
             plain: self.overfit.is_some(),
-            threads: self.threads.unwrap_or_else(threads),
-            strictness: self.strictness(),
+            threads: self.data.threads(),
+            strictness: self.data.strictness(),
             config,
         };
         let outcome = run(&gpu, &job, &mut |event| show.event(&event))?;
-        show.bar.finish_and_clear();
+        show.end();
         self.report(&Ended { outcome, out: self.out.clone() })
     }
 
-    /// The parameters with step sizes, whose signs go into the configuration.
-    fn calibrate(&self, gpu: &Gpu, config: &mut TrainConfig, start: Values, set: &Dataset, show: &mut Show) -> Result<Values> {
-        if let Some(quantization) = &config.model.quantization {
-            let pictures = set.images.len().min(CALIBRATION_PICTURES);
-            eprintln!("note: step sizes of {quantization} start from {pictures} pictures");
+    fn teacher(&self, path: &Path) -> Result<Teacher> {
+        let name = path.to_string_lossy();
+        if self.dry_run && !path.exists() && name.starts_with("detr-") {
+            return untrained(&name);
         }
-        let tell = &mut |event: Event<'_>| show.event(&event);
-        let found = calibrate(gpu, config, set, (start, self.calibration), self.strictness(), tell)?;
-        config.model = found.config;
-        Ok(found.params)
+        let (config, params) = read(path)?;
+        Ok(Teacher { config, params })
     }
 
     fn report(&self, report: &(impl Serialize + fmt::Display)) -> Result<ExitCode> {
@@ -178,10 +184,6 @@ impl Train {
             print(report)?
         }
         Ok(ExitCode::SUCCESS)
-    }
-
-    fn strictness(&self) -> Strictness {
-        if self.strict { Strictness::Fatal } else { Strictness::Skip }
     }
 
     /// The configuration, with what the command line says otherwise.
@@ -207,34 +209,19 @@ impl Train {
             config.sizes = vec![size];
         }
         config.model.quantization = self.bits.over(config.model.quantization)?;
+        config.model.alignment = self.alignment.unwrap_or(config.model.alignment);
+        weigh_distillation(&mut config, self.lambda, self.tau);
         Ok(config)
     }
 
     /// Pictures to learn from, and to be judged on.
-    fn data(&self, config: &TrainConfig) -> Result<(Dataset, Option<Dataset>)> {
-        let open = |path: &Path, split: &str, categories| {
-            let split = path.is_dir().then_some(split);
-            let set = Dataset::open_with(path, split, &Options { strictness: self.strictness(), categories })?;
-            set.report.issues.iter().take(10).for_each(|issue| eprintln!("warning: {issue}"));
-            Ok::<_, Error>(set)
-        };
-        let mut train = open(&self.data, "train", None)?;
+    fn sets(&self, config: &TrainConfig) -> Result<(Dataset, Option<Dataset>)> {
+        let mut train = self.data.training()?;
         if let Some(count) = self.overfit {
             train.images.truncate(count.max(1));
             return Ok((train.clone(), Some(train)));
         }
-        let known = Some(train.categories.clone());
-        let validation = match &self.val {
-            Some(path) => Some(open(path, "val", known)?),
-            None if self.data.is_dir() => match open(&self.data, "val", known) {
-                Ok(set) => Some(set),
-                Err(error) => {
-                    eprintln!("warning: no validation: {error}");
-                    None
-                }
-            },
-            None => None,
-        };
+        let validation = self.data.validation(&train)?;
         if validation.is_none() && config.evaluate_every > 0 {
             eprintln!("note: there is nothing to be judged on; name it with --val");
         }
@@ -242,9 +229,11 @@ impl Train {
     }
 }
 
-/// All threads but the one that drives the GPU.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).clamp(1, 32)
+/// A published architecture with random weights, which takes the memory and the time of a teacher.
+pub(crate) fn untrained(name: &str) -> Result<Teacher> {
+    let config = ModelConfig::detr(name.strip_prefix("detr-").unwrap_or(name)).map_err(|e| Error::Usage(e.to_string()))?;
+    let params = initialize(&detector::specs(&config)?, 0);
+    Ok(Teacher { config, params })
 }
 
 /// How a run ended, and where its files are.
@@ -285,9 +274,12 @@ struct DryRun {
 }
 
 impl DryRun {
-    fn of(gpu: &Gpu, config: &TrainConfig, start: Values) -> Result<Self> {
+    fn of(gpu: &Gpu, config: &TrainConfig, start: Values, teacher: Option<Teacher>) -> Result<Self> {
         let parameters = start.values().map(|host| host.shape().len()).sum();
         let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
+        if let Some(teacher) = teacher {
+            trainer = trainer.with_teacher(teacher, config.distillation.unwrap_or_default())?;
+        }
         let evaluation = prepare(&mut trainer, config)?;
         let launches = |&(height, width): &HeightWidth| trainer.dispatches(BatchSize { images: config.batch, height, width });
         Ok(Self {
@@ -319,39 +311,6 @@ impl fmt::Display for DryRun {
         let total: usize = self.memory.values().sum();
         writeln!(f, "memory     {} = {}", bytes(total as u64), parts.join(" + "))?;
         writeln!(f, "           and {} while it evaluates", bytes(self.evaluation as u64))
-    }
-}
-
-/// The progress on stderr.
-struct Show {
-    bar: ProgressBar,
-    skipped: usize,
-}
-
-impl Show {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {per_sec} {eta} left  {msg}").expect("a valid template");
-        Self { bar: ProgressBar::new(0).with_style(style), skipped: 0 }
-    }
-
-    fn event(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Step(line) => {
-                self.bar.set_length(line.steps);
-                self.bar.set_position(line.step + 1);
-                self.bar.set_message(format!("epoch {} loss {:.3}", line.epoch + 1, line.report.losses.total));
-            }
-            Event::Skipped(what) if self.skipped < 10 => {
-                self.skipped += 1;
-                self.bar.suspend(|| eprintln!("warning: {what}"));
-            }
-            Event::Skipped(_) => {}
-            Event::Warning(what) => self.bar.suspend(|| eprintln!("warning: {what}")),
-            Event::Evaluated { epoch, summary } => {
-                let text = format!("epoch {}: AP {:.3}, AP50 {:.3}", epoch + 1, summary.ap, summary.ap50);
-                self.bar.suspend(|| eprintln!("{text}"));
-            }
-        }
     }
 }
 

@@ -1,9 +1,10 @@
-//! Detections on a picture: boxes, class names, scores. And [`roofline`] plots.
+//! Detections on a picture: boxes, class names, scores. And plots: [`roofline`]s, [`dots`].
 //!
 //! Sizes follow the picture's, so that a stamp and a poster read alike. A class keeps its colour from picture to picture;
 //! the colours are the seven chromatic ones of Okabe and Ito, which people with any colour vision can tell apart.
 
 mod canvas;
+pub mod dots;
 pub mod roofline;
 mod text;
 

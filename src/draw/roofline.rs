@@ -91,16 +91,16 @@ pub fn draw(chart: &Chart<'_>) -> RgbImage {
         roof(&mut image, x, y, chart.gb_s, *peak);
         let name = format!("{name}: {peak:.3}");
         right -= pen.width(&name) + 20;
-        write(&mut image, &pen, &name, right, y.at(*peak) - pen.height() - 2);
+        pen.write_at(&mut image, &name, right, y.at(*peak) - pen.height() - 2, BLACK);
     }
     for point in &chart.points {
         mark(&mut image, x.at(point.intensity), y.at(point.tflop_s), COLORS[(point.series + 4) % COLORS.len()]);
     }
-    write(&mut image, &pen, &format!("{}; memory {:.0} GB/s", chart.title, chart.gb_s), LEFT, 8);
+    pen.write_at(&mut image, &format!("{}; memory {:.0} GB/s", chart.title, chart.gb_s), LEFT, 8, BLACK);
     let mut left = LEFT;
     for (i, series) in chart.series.iter().enumerate() {
         mark(&mut image, left + DOT, 44, COLORS[(i + 4) % COLORS.len()]);
-        write(&mut image, &pen, series, left + 3 * DOT, 33);
+        pen.write_at(&mut image, series, left + 3 * DOT, 33, BLACK);
         left += pen.width(series) + 40;
     }
     image
@@ -111,15 +111,15 @@ fn grid(image: &mut RgbImage, pen: &Pen, x: Axis, y: Axis) {
     for decade in x.ticks() {
         let at = x.at(10f64.powi(decade));
         fill(image, Rect { left: at, top: TOP, right: at + 1, bottom: BOTTOM }, GRID);
-        write(image, pen, &format!("1e{decade}"), at - 20, BOTTOM + 6);
+        pen.write_at(image, &format!("1e{decade}"), at - 20, BOTTOM + 6, BLACK);
     }
     for decade in y.ticks() {
         let at = y.at(10f64.powi(decade));
         fill(image, Rect { left: LEFT, top: at, right: RIGHT, bottom: at + 1 }, GRID);
-        write(image, pen, &format!("1e{decade}"), 20, at - pen.height() / 2);
+        pen.write_at(image, &format!("1e{decade}"), 20, at - pen.height() / 2, BLACK);
     }
-    write(image, pen, "operations for each byte", (LEFT + RIGHT) / 2 - 100, BOTTOM + 34);
-    write(image, pen, "TFLOP/s", 8, 33);
+    pen.write_at(image, "operations for each byte", (LEFT + RIGHT) / 2 - 100, BOTTOM + 34, BLACK);
+    pen.write_at(image, "TFLOP/s", 8, 33, BLACK);
 }
 
 /// `min(peak, rate of the memory · intensity)`, column by column, without gaps where it is steep.
@@ -135,11 +135,6 @@ fn mark(image: &mut RgbImage, x: i32, y: i32, color: Rgb<u8>) {
     let dot = Rect { left: x - DOT, top: y - DOT, right: x + DOT, bottom: y + DOT };
     fill(image, dot.grown(1), BLACK);
     fill(image, dot, color);
-}
-
-fn write(image: &mut RgbImage, pen: &Pen, text: &str, left: i32, top: i32) {
-    let place = Rect { left, top, right: left + pen.width(text), bottom: top + pen.height() };
-    pen.write(image, text, place, BLACK);
 }
 
 #[cfg(test)]

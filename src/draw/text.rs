@@ -32,6 +32,12 @@ impl Pen {
         (width + 2.0 * self.padding).ceil().min(1e6) as i32
     }
 
+    /// Writes a line of text from its top left corner.
+    pub(super) fn write_at(&self, image: &mut RgbImage, text: &str, left: i32, top: i32, color: Rgb<u8>) {
+        let place = Rect { left, top, right: left + self.width(text), bottom: top + self.height() };
+        self.write(image, text, place, color);
+    }
+
     /// Writes a label's text into its rectangle, cut at its right edge and at the picture's.
     pub(super) fn write(&self, image: &mut RgbImage, text: &str, place: Rect, color: Rgb<u8>) {
         let end = place.right.min(Rect::of(image).right) as f32;

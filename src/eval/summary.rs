@@ -1,11 +1,11 @@
 //! The results of an evaluation, as numbers, as JSON with the usual names, and as a table.
 
 use super::voc::Rule;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// COCO's twelve numbers, in 0..=1; −1 where there was nothing to find. They serialize by their usual names: `AP`, `AP50`, …
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Average precision over classes and the IoU thresholds 0.5, 0.55, …, 0.95.
     #[serde(rename = "AP")]
@@ -48,7 +48,7 @@ pub struct Summary {
 }
 
 /// One class under COCO's evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassAp {
     /// The id of the annotations.
     pub id: i64,

@@ -53,16 +53,16 @@ impl Dispatch {
         self
     }
 
-    /// `alias NAME = type;` or, for a `width` of 4, `alias NAME = vec4<type>;`: for shaders that are written once for both.
+    /// `alias NAME = type;` or, for a `width` of 2 or 4, `alias NAME = vec4<type>;` and so: for shaders that are written once for all.
     ///
     /// # Panics
-    /// When `width` is neither 1 nor 4.
+    /// When `width` is none of 1, 2 and 4.
     pub fn wide(mut self, name: &str, dtype: DType, width: usize) -> Self {
         self.f16 |= dtype == DType::F16;
         let _ = match width {
             1 => writeln!(self.prelude, "alias {name} = {};", dtype.wgsl()),
-            4 => writeln!(self.prelude, "alias {name} = vec4<{}>;", dtype.wgsl()),
-            _ => panic!("{name}: a width of {width} is neither 1 nor 4"),
+            2 | 4 => writeln!(self.prelude, "alias {name} = vec{width}<{}>;", dtype.wgsl()),
+            _ => panic!("{name}: a width of {width} is none of 1, 2 and 4"),
         };
         self
     }

@@ -171,6 +171,9 @@ pub fn layer_norm(g: &mut Graph, x: Var, weight: Var, bias: Var, eps: f32) -> Va
     g.apply(LayerNorm { eps, unbiased: false }, &[x, weight, bias])
 }
 
+/// What [`distribution_alignment`] adds to the variance.
+pub const ALIGNMENT_EPS: f32 = 1e-5;
+
 /// Q-DETR's distribution alignment (Xu et al., CVPR 2023, Eq. 9) of queries x `[.., C]`: each head's `d` channels of a token are
 /// normalized on their own, with the unbiased variance, then times `gamma [d]` plus `beta [d]`, which all heads share.
 ///
@@ -181,7 +184,7 @@ pub fn distribution_alignment(g: &mut Graph, x: Var, gamma: Var, beta: Var) -> V
     let (shape, depth) = (g.shape(x), g.shape(gamma).len());
     assert!(shape.last().is_multiple_of(depth), "distribution alignment: heads of {depth} do not fill {shape}");
     let heads = g.reshape(x, [shape.len() / depth, depth]);
-    let aligned = g.apply(LayerNorm { eps: 1e-5, unbiased: true }, &[heads, gamma, beta]);
+    let aligned = g.apply(LayerNorm { eps: ALIGNMENT_EPS, unbiased: true }, &[heads, gamma, beta]);
     g.reshape(aligned, shape.dims())
 }
 

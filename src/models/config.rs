@@ -107,6 +107,25 @@ impl Attention {
     }
 }
 
+/// Where Q-DETR's distribution alignment normalizes the decoder's queries, head by head, before they are quantized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Alignment {
+    /// Nowhere.
+    #[default]
+    None,
+    /// In the attention to the image: the paper's (Xu et al., CVPR 2023, Eq. 9 and figure 1).
+    CoAttention,
+    /// In the attention among queries: what the released code does.
+    SelfAttention,
+}
+
+impl Alignment {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 /// A detection transformer, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +152,9 @@ pub struct ModelConfig {
     /// How queries look at the image: DETR's way unless a file says otherwise.
     #[serde(default, skip_serializing_if = "Attention::is_plain")]
     pub attention: Attention,
+    /// Where queries are aligned.
+    #[serde(default, skip_serializing_if = "Alignment::is_none")]
+    pub alignment: Alignment,
     /// How large pictures are made for it, where it says so: as in its training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
@@ -165,6 +187,7 @@ impl ModelConfig {
             classes: 91,
             class_names: Vec::new(),
             attention: Attention::Plain,
+            alignment: Alignment::None,
             resize: None,
             quantization: None,
         })
@@ -205,6 +228,9 @@ impl ModelConfig {
         if let Some(Resize { shorter, longer }) = self.resize {
             range("resize.shorter", shorter, 1, SIDE_LIMIT)?;
             range("resize.longer", longer, shorter, SIDE_LIMIT)?;
+        }
+        if self.alignment != Alignment::None && self.d_model == self.heads {
+            return Err(Error::Config("`alignment` needs heads of 2 channels at least; `d_model` is equal to `heads`".into()));
         }
         if !self.d_model.is_multiple_of(self.heads) || !self.d_model.is_multiple_of(4) {
             return Err(Error::Config(format!(

@@ -20,6 +20,7 @@ use crate::graph::Node;
 use crate::nn::quantized::is_quantizers;
 use crate::nn::{Net, ParamSpec, Precision};
 use crate::quant::LayerBits;
+use crate::quant::Quantization;
 use crate::tensor::Shape;
 use std::collections::BTreeMap;
 
@@ -69,7 +70,7 @@ impl Costs {
         };
         Ok(Self {
             layers: layers(&net, config),
-            attention_bits: config.quantization.as_ref().map(|quantization| quantization.bits.attention),
+            attention_bits: config.quantization.as_ref().and_then(Quantization::attention),
             attention_multiply_adds: net.nodes().iter().filter(|node| node.op.name() == "attention").map(|n| multiply_adds(&net, n)).sum(),
             parameters: count(&|name, spec| !spec.buffer && !is_quantizers(name)),
             statistics: count(&|_, spec| spec.buffer),

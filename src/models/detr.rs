@@ -143,6 +143,14 @@ pub fn observing(config: &ModelConfig, size: BatchSize) -> Net {
     net
 }
 
+/// The network of floats for one batch size, with the answers of the last layer and no outputs yet.
+pub(super) fn forward_of(config: &ModelConfig, size: BatchSize) -> (Net, Forward) {
+    let mut net = Net::new(Precision::F32);
+    let [pixels, mask] = inputs(&mut net, size);
+    let forward = forward(&mut net, config, pixels, mask, Results::Answers);
+    (net, forward)
+}
+
 /// The inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
 /// results as asked for, all f32.
 ///

@@ -3,6 +3,7 @@
 //! [`detr()`] builds the graph of one batch size. [`Detector`] owns a device's share of a model: it makes a plan for each size that
 //! comes, and turns answers into boxes.
 
+pub mod align;
 pub mod backbone;
 pub mod calibrate;
 pub mod classifier;
@@ -16,6 +17,7 @@ mod session;
 pub mod smca;
 pub mod transformer;
 
+pub use align::Aligner;
 pub use calibrate::{Calibrated, CalibrationMethod, Calibrator};
 pub use classifier::Classifier;
 pub use config::ModelConfig;

@@ -2,7 +2,7 @@
 //! decoder layers. In training, dropout where the original has it.
 
 use super::ModelConfig;
-use super::config::Attention;
+use super::config::{Alignment, Attention};
 use super::smca::{Image, Reference};
 use crate::graph::Var;
 use crate::kernels::binary::add;
@@ -32,7 +32,7 @@ pub fn encoder(net: &mut Net, config: &ModelConfig, tokens: Tokens) -> Var {
 }
 
 fn encoder_layer(net: &mut Net, config: &ModelConfig, Tokens { features: x, positions, mask }: Tokens) -> Var {
-    let attention = MultiheadAttention { heads: config.heads, mask: Some(mask), prior: None };
+    let attention = MultiheadAttention { heads: config.heads, mask: Some(mask), prior: None, aligned: false };
     let query = add(net, x, positions);
     let update = attention.forward(net, "self_attn", query, query, x);
     let x = add_norm(net, 1, x, update);
@@ -99,7 +99,8 @@ impl Decoder<'_> {
         let update = self.self_attention(net, query, x);
         let x = add_norm(net, 1, x, update);
         let query = add(net, x, self.query_positions);
-        let cross = MultiheadAttention { heads, mask: Some(self.memory.mask), prior };
+        let aligned = self.config.alignment == Alignment::CoAttention;
+        let cross = MultiheadAttention { heads, mask: Some(self.memory.mask), prior, aligned };
         let update = cross.forward(net, "multihead_attn", query, self.key, self.memory.features);
         let x = add_norm(net, 2, x, update);
         let update = feed_forward(net, self.config, x);
@@ -111,7 +112,8 @@ impl Decoder<'_> {
         let [b, n, c] = net.shape(x).blc();
         let apart = [b * self.groups, n / self.groups, c];
         let (query, value) = (net.reshape(query, apart), net.reshape(x, apart));
-        let attention = MultiheadAttention { heads: self.config.heads, mask: None, prior: None };
+        let aligned = self.config.alignment == Alignment::SelfAttention;
+        let attention = MultiheadAttention { heads: self.config.heads, mask: None, prior: None, aligned };
         let update = attention.forward(net, "self_attn", query, query, value);
         net.reshape(update, [b, n, c])
     }

@@ -7,6 +7,7 @@ use crate::graph::Var;
 use crate::kernels::attention::{attention, attention_with_prior};
 use crate::kernels::head_codes::{self, HeadCodes};
 use crate::kernels::heads::{mix, scores, scores_with_prior};
+use crate::kernels::layer_norm::distribution_alignment;
 use crate::kernels::softmax::softmax;
 
 /// PyTorch's `nn.MultiheadAttention`, its packed input projection split into `q_proj`, `k_proj` and `v_proj`.
@@ -18,6 +19,9 @@ pub struct MultiheadAttention {
     pub mask: Option<Var>,
     /// SMCA's: around where each query looks.
     pub prior: Option<Prior>,
+    /// Q-DETR's distribution alignment of the queries (Xu et al., CVPR 2023, Eq. 9), before they are quantized: `q_norm.weight` and
+    /// `q_norm.bias`, which all heads share.
+    pub aligned: bool,
 }
 
 /// A Gaussian around a point for each query and head: see [`kernels::prior`](crate::kernels::prior).
@@ -32,7 +36,8 @@ pub struct Prior {
 }
 
 impl MultiheadAttention {
-    /// query `[B, N, C]`, key and value `[B, S, C]` to `[B, N, C]`.
+    /// query `[B, N, C]`, key and value `[B, S, C]` to `[B, N, C]`. Taps: the queries `q` and, where they are aligned, `q_aligned`;
+    /// `map [B, h, N, S]` where it is written; `features` and `update`, `[B, N, C]`, before and behind the output projection.
     #[track_caller]
     pub fn forward(self, net: &mut Net, name: &str, query: Var, key: Var, value: Var) -> Var {
         let c = net.shape(query).last();
@@ -43,10 +48,26 @@ impl MultiheadAttention {
             let q = input.forward(net, "q_proj", query);
             let k = input.forward(net, "k_proj", key);
             let v = input.forward(net, "v_proj", value);
-            let in_parts = net.training().is_some() || net.quantization().is_some();
+            net.tap("q", q);
+            let q = if self.aligned { self.align(net, q) } else { q };
+            let in_parts = net.training().is_some() || net.quantization().is_some() || net.is_open();
             let mixed = if in_parts { self.in_parts(net, [q, k, v]) } else { self.fused(net, [q, k, v]) };
-            output.forward(net, "out_proj", mixed)
+            net.tap("features", mixed);
+            let update = output.forward(net, "out_proj", mixed);
+            net.tap("update", update);
+            update
         })
+    }
+
+    fn align(self, net: &mut Net, q: Var) -> Var {
+        let depth = net.shape(q).last() / self.heads;
+        let aligned = net.scoped("q_norm", |net| {
+            let gamma = net.param("weight", [depth], Init::Constant(1.0));
+            let beta = net.param("bias", [depth], Init::Constant(0.0));
+            distribution_alignment(net, q, gamma, beta)
+        });
+        net.tap("q_aligned", aligned);
+        aligned
     }
 
     /// In one kernel, which never writes the attention map.
@@ -65,12 +86,14 @@ impl MultiheadAttention {
         let [Some(q), Some(k), Some(v)] = codes else {
             let logits = self.scores(net, q, k);
             let map = softmax(net, logits, self.mask);
+            net.tap("map", map);
             let _ = attention_codes(net, "map_act", map, self.heads);
             let dropout = place(net, "dropout");
             return mix(net, map, v, dropout);
         };
         let logits = self.scores_of_codes(net, q, k);
         let map = softmax(net, logits, self.mask);
+        net.tap("map", map);
         let map = dropout(net, "dropout", map);
         let to = net.precision().dtype();
         let map = attention_codes(net, "map_act", map, self.heads).expect("where queries have codes, maps have them too");

@@ -73,25 +73,56 @@ pub struct Net {
     training: Option<Training>,
     quantization: Option<(Quantization, Quantizing)>,
     places: Vec<Place>,
+    taps: BTreeMap<String, Var>,
+    is_open: bool,
 }
 
 impl Net {
     /// An empty network.
     pub fn new(precision: Precision) -> Self {
+        Self::beside(Graph::new(), precision)
+    }
+
+    /// A network in a graph that has others already.
+    pub fn beside(graph: Graph, precision: Precision) -> Self {
         Self {
-            graph: Graph::new(),
+            graph,
             precision,
             specs: BTreeMap::new(),
             casts: HashMap::new(),
             training: None,
             quantization: None,
             places: Vec::new(),
+            taps: BTreeMap::new(),
+            is_open: false,
         }
     }
 
     /// The same with quantizers where the configuration has them.
     pub fn with_quantization(self, quantization: Option<&Quantization>, doing: Quantizing) -> Self {
         Self { quantization: quantization.map(|q| (q.clone(), doing)), ..self }
+    }
+
+    /// The same made of parts that all can be looked at: attention writes its maps, which its fused kernel never does.
+    pub fn opened(self) -> Self {
+        Self { is_open: true, ..self }
+    }
+
+    /// See [`Net::opened`].
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Names a value inside the network, in the current scope, for those who want to look at it or learn from it. It costs nothing
+    /// until it is used.
+    pub fn tap(&mut self, name: &str, var: Var) {
+        let name = self.graph.path(name);
+        self.taps.insert(name, var);
+    }
+
+    /// What was named, by full name.
+    pub fn taps(&self) -> &BTreeMap<String, Var> {
+        &self.taps
     }
 
     /// The low bits of the network, and what it does with them.

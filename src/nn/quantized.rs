@@ -112,7 +112,7 @@ fn activation_codes(
 #[track_caller]
 pub(super) fn attention_codes(net: &mut Net, name: &str, x: Var, heads: usize) -> Option<HeadCodes> {
     let (quantization, doing) = net.quantization().cloned()?;
-    let bits = quantization.bits.attention;
+    let bits = quantization.attention()?;
     let is_map = net.shape(x).dims().len() == 4;
     let quantizer = if is_map { Quantizer::map(bits, Method::Mse) } else { Quantizer::tokens(bits, heads, Method::Lsq) };
     if doing == Quantizing::Observe {

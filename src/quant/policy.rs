@@ -16,6 +16,8 @@ pub enum Preset {
     /// The paper's sizes taken by the letter (Q-DETR, table 3: every weight has the few bits): as ours, without the exception of 8
     /// bits.
     EveryWeight,
+    /// The backbone alone, its first layer with 8 bits: the first of the paper's two stages of training.
+    Backbone,
     /// What the released code of Q-DETR does: the stem has 8 bits; downsampling convolutions, the input projection, heads, SMCA-DETR's
     /// points and the projections of cross-attention stay floats; those of self-attention have codes as weights only. Its step
     /// size for every input channel is left out: no integer product exists for that.
@@ -66,11 +68,25 @@ impl Quantization {
         let (few, many) = (both(self.bits.weights, self.bits.activations), both(FIRST_AND_LAST, FIRST_AND_LAST));
         match (self.preset, Part::of(name)) {
             (Preset::EveryWeight, _) | (Preset::Executable, Part::Inner | Part::Downsample | Part::InputProjection) => few,
+            (Preset::Backbone, _) if !name.starts_with("backbone.") => LayerBits::default(),
+            (Preset::Backbone, Part::Stem) => many,
+            (Preset::Backbone, _) => few,
             (Preset::Executable, Part::Stem | Part::Head) | (Preset::Release, Part::Stem) => many,
             (Preset::Executable, Part::SelfAttention | Part::CrossAttention) | (Preset::Release, Part::Inner) => few,
             (Preset::Release, Part::SelfAttention) => LayerBits { inputs: None, ..few },
             (Preset::Release, Part::Downsample | Part::InputProjection | Part::Head | Part::CrossAttention) => LayerBits::default(),
         }
+    }
+
+    /// Takes the signs of a first stage's step sizes over, which are the backbone's.
+    pub fn keep_backbone(&mut self, stage: &Self) {
+        self.unsigned.retain(|name| !name.starts_with("backbone."));
+        self.unsigned.extend(stage.unsigned.iter().cloned());
+    }
+
+    /// The bits of queries, keys, values and attention maps; `None` for floats.
+    pub fn attention(&self) -> Option<u32> {
+        (self.preset != Preset::Backbone).then_some(self.bits.attention)
     }
 
     /// Whether step sizes of the one fit the other: all but the signs, which belong to step sizes.
@@ -91,6 +107,7 @@ impl fmt::Display for Quantization {
             Preset::Executable => "executable",
             Preset::EveryWeight => "every weight",
             Preset::Release => "release",
+            Preset::Backbone => "backbone",
         };
         write!(f, "{} ({preset}{})", self.bits, if self.zero_points { "" } else { ", no zero points" })
     }
@@ -148,6 +165,7 @@ mod tests {
         let (few, many, none) = ((Some(3), Some(4)), (Some(8), Some(8)), (None, None));
         assert_eq!(layers(Preset::Executable), [many, few, few, few, few, many, few]);
         assert_eq!(layers(Preset::EveryWeight), [few; 7]);
+        assert_eq!(layers(Preset::Backbone), [many, few, none, none, none, none, none]);
         assert_eq!(layers(Preset::Release), [many, none, none, (Some(3), None), none, none, few]);
     }
 

@@ -1,6 +1,7 @@
 //! What a training run is: the part of a command line that belongs in a file.
 
 use super::criterion::Criterion;
+use super::distill::Distillation;
 use super::groups::{GroupConfig, Rule, first_layers};
 use super::optimizer::OptimizerOptions;
 use super::schedule::Schedule;
@@ -84,6 +85,9 @@ pub struct TrainConfig {
     /// Groups of auxiliary queries, each as many as the model has; matched on their own, and gone when the model is used.
     #[serde(default)]
     pub query_groups: usize,
+    /// What the model imitates of a teacher, where it has one: without this, as in Q-DETR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
     /// Of everything random.
     #[serde(default)]
     pub seed: u64,
@@ -167,6 +171,7 @@ impl TrainConfig {
             }
         }
         self.schedule.validate()?;
+        self.distillation.map_or(Ok(()), |distillation| distillation.validate())?;
         self.optimizer().validate()?;
         if !(0.0..1.0).contains(&self.dropout) {
             return wrong("dropout", &self.dropout, "from 0 to below 1");
@@ -266,6 +271,7 @@ mod tests {
         wrong("accumulate", |c| c.accumulate = 0);
         wrong("schedule", |c| c.schedule.decay = Decay::MultiStep { at: vec![0.5, 1.5], factor: 0.1 });
         wrong("average", |c| c.average = Some(1.0));
+        wrong("distillation", |c| c.distillation = Some(Distillation { weight: -1.0, ..Distillation::default() }));
         wrong("sizes", |c| c.sizes = vec![(480, 0)]);
         wrong("sizes", |c| c.sizes.clear());
         wrong("d_model", |c| c.model.d_model = 0);

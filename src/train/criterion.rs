@@ -97,6 +97,22 @@ pub struct Losses {
     pub layers: Vec<Terms>,
     /// What the other groups of queries add to the total.
     pub auxiliary: f32,
+    /// What the distance to a teacher adds to the total, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<f32>,
+}
+
+impl Losses {
+    /// # Errors
+    /// [`Error::NotFinite`] when it is no number.
+    pub(super) fn add_distillation(&mut self, distance: f32) -> Result<()> {
+        if !distance.is_finite() {
+            return Err(Error::NotFinite(format!("the distance to the teacher is {distance}")));
+        }
+        self.distillation = Some(distance);
+        self.total += distance;
+        Ok(())
+    }
 }
 
 /// Inputs and outputs of the loss nodes, by name.
@@ -243,7 +259,8 @@ impl Criterion {
         let weighted = |terms: &[f64; 3]| terms.iter().zip(weights).map(|(t, w)| t * f64::from(w)).sum::<f64>();
         let total = layers.iter().map(weighted).sum::<f64>() + auxiliary;
         let terms = |&[class, l1, giou]: &[f64; 3]| Terms { class: class as f32, l1: l1 as f32, giou: giou as f32 };
-        Ok(Losses { total: total as f32, layers: layers.iter().map(terms).collect(), auxiliary: auxiliary as f32 })
+        let layers = layers.iter().map(terms).collect();
+        Ok(Losses { total: total as f32, layers, auxiliary: auxiliary as f32, distillation: None })
     }
 }
 

@@ -1,5 +1,8 @@
-//! Which queries of a teacher a student imitates: foreground-aware query matching (Xu et al., "Q-DETR", CVPR 2023, Eq. 10 to 13).
+//! Q-DETR's distillation: which queries of a teacher a student imitates, and how much (Xu et al., CVPR 2023).
 //!
+//! The teacher is a detector of floats that looks at the same pictures without dropout; [`Distillation`] says what is imitated.
+//!
+//! Foreground-aware query matching (Eq. 10 to 13) says who imitates whom.
 //! For one image with objects `i`, student queries `j` and teacher queries `k`:
 //!
 //! - `G_i = max_j GIoU(object_i, student_j)`, how well the best query covers an object;
@@ -8,20 +11,138 @@
 //!   those that are equal. Several queries may have one partner, and the two models different numbers of queries.
 //!
 //! Where the paper leaves room: its "for all i" can only mean "for some i", as its text says; an object with `G_i ≤ 0`, which no query
-//! touches well, keeps none, since `τ · G_i ≥ G_i` there; the loss is the mean over all kept queries of the batch.
+//! touches well, keeps none, since `τ · G_i ≥ G_i` there.
 //!
-//! The loss is [`distance`](crate::kernels::loss::distance()) of the decoder's co-attended features, with [`Partners`] as its inputs.
+//! The loss (Eq. 14 and 15) is `λ · mean ‖D_student − D_teacher‖₂` over the kept queries: [`distance`](crate::kernels::loss::distance()) of the
+//! decoder's co-attended features, with [`Partners`] as its inputs. The paper leaves open which layers, whether D is taken before the
+//! output projection, and of what the mean is: see [`Distillation`].
 
 use super::matcher::Targets;
 use crate::boxes::{cxcywh_to_xyxy, giou};
+use crate::graph::Values;
+use crate::models::ModelConfig;
 use crate::tensor::Host;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+/// A detector whose queries are imitated.
+#[derive(Clone, Debug)]
+pub struct Teacher {
+    /// What it is made of; its transformer is as wide as the student's.
+    pub config: ModelConfig,
+    /// Its parameters, f32.
+    pub params: Values,
+}
+
+impl Teacher {
+    /// Checks that a student can learn from it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what does not fit.
+    pub fn check(&self, student: &ModelConfig, distillation: &Distillation) -> Result<()> {
+        self.config.validate()?;
+        if let Some(quantization) = &self.config.quantization {
+            return Err(Error::Config(format!("the teacher is of {quantization}; a teacher is a model of floats")));
+        }
+        distillation.validate()?;
+        let same = |what: &str, theirs: usize, ours: usize| match theirs == ours {
+            true => Ok(()),
+            false => {
+                Err(Error::Config(format!("the teacher's `{what}` is {theirs}, the student's {ours}; for distillation they must be equal")))
+            }
+        };
+        same("d_model", self.config.d_model, student.d_model)?;
+        match distillation.layers {
+            Layers::Last => Ok(()),
+            Layers::All => same("decoder_layers", self.config.decoder_layers, student.decoder_layers),
+        }
+    }
+}
+
+/// Which decoder layers imitate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layers {
+    /// The last one.
+    #[default]
+    Last,
+    /// Each its counterpart, matched by its own boxes; the loss is the mean over layers.
+    All,
+}
+
+/// What the co-attended features are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Features {
+    /// The heads side by side: the letter of Eq. 3, which has no projection.
+    #[default]
+    BeforeProjection,
+    /// What the attention adds to its query.
+    AfterProjection,
+}
+
+/// What the loss is a mean of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mean {
+    /// All kept queries of the batch.
+    #[default]
+    Queries,
+    /// The pictures, each with the mean of its own kept queries; those without count 0.
+    Images,
+}
+
+/// What a student imitates, and how much. The defaults are the paper's where it says something.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Distillation {
+    /// λ, the weight of the loss beside the detection losses.
+    pub weight: f32,
+    /// Whose queries are compared.
+    pub matching: QueryMatcher,
+    /// Which decoder layers.
+    pub layers: Layers,
+    /// Which features.
+    pub features: Features,
+    /// What the loss is a mean of.
+    pub mean: Mean,
+    /// Squared distances in place of distances.
+    pub squared: bool,
+}
+
+impl Default for Distillation {
+    fn default() -> Self {
+        Self { weight: 2.5, ..Self::UNWEIGHTED }
+    }
+}
+
+impl Distillation {
+    const UNWEIGHTED: Self = Self {
+        weight: 1.0,
+        matching: QueryMatcher::Q_DETR,
+        layers: Layers::Last,
+        features: Features::BeforeProjection,
+        mean: Mean::Queries,
+        squared: false,
+    };
+
+    /// Checks what the type system does not.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the number and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        self.matching.validate()?;
+        match self.weight {
+            weight if (0.0..=1e4).contains(&weight) => Ok(()),
+            weight => Err(Error::Config(format!("the `weight` of `distillation` is {weight}; it must be between 0 and 10000"))),
+        }
+    }
+}
+
 /// The numbers of a query matching.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct QueryMatcher {
     /// τ: the share of an object's best overlap that a query needs to be kept, at least 0. From 1 on, none is kept.
     pub tau: f32,
@@ -36,10 +157,16 @@ pub struct QueryMatcher {
 pub struct Partners {
     /// u32 `[B, N]`: the teacher query of the same image; 0 where the query is not kept.
     pub teacher: Host,
-    /// f32 `[B, N]`: one by the number of kept queries in the batch, 0 where the query is not kept.
+    /// f32 `[B, N]`: the query's share of the mean, 0 where it is not kept.
     pub weight: Host,
     /// The kept queries in the batch.
     pub kept: usize,
+}
+
+impl Default for QueryMatcher {
+    fn default() -> Self {
+        Self::Q_DETR
+    }
 }
 
 impl QueryMatcher {
@@ -68,7 +195,7 @@ impl QueryMatcher {
     /// # Panics
     /// When the boxes do not fill the batch.
     #[track_caller]
-    pub fn match_batch(&self, student: &[f32], teacher: &[f32], targets: &[Targets]) -> Result<Partners> {
+    pub fn match_batch(&self, student: &[f32], teacher: &[f32], targets: &[Targets], mean: Mean) -> Result<Partners> {
         let images = targets.len();
         let [student, teacher] = [student, teacher].map(|flat| {
             let fits = images > 0 && !flat.is_empty() && flat.len().is_multiple_of(4 * images);
@@ -88,7 +215,7 @@ impl QueryMatcher {
                     .ok_or_else(|| Error::NotFinite(format!("query matching: image {image} has boxes too large to overlap")))
             })
             .collect::<Result<_>>()?;
-        Ok(Partners::new(&partners.concat(), [images, students]))
+        Ok(Partners::new(&partners, mean))
     }
 
     /// The partner of each student query of an image, where it is kept. `None` when an overlap is not a finite number.
@@ -143,11 +270,16 @@ fn check_finite(model: &str, boxes: &[[f32; 4]], queries: usize) -> Result<()> {
 }
 
 impl Partners {
-    fn new(partners: &[Option<usize>], shape: [usize; 2]) -> Self {
-        let kept = partners.iter().flatten().count();
-        let share = 1.0 / kept.max(1) as f32;
-        let teacher = partners.iter().map(|p| p.map_or(0, |k| k as u32)).collect();
-        let weight = partners.iter().map(|p| if p.is_some() { share } else { 0.0 }).collect();
+    fn new(images: &[Vec<Option<usize>>], mean: Mean) -> Self {
+        let shape = [images.len(), images[0].len()];
+        let count = |image: &[Option<usize>]| image.iter().flatten().count();
+        let kept = images.iter().map(|image| count(image)).sum();
+        let share = |image: &[Option<usize>]| match mean {
+            Mean::Queries => 1.0 / kept as f32,
+            Mean::Images => 1.0 / (count(image) * images.len()) as f32,
+        };
+        let teacher = images.iter().flatten().map(|p| p.map_or(0, |k| k as u32)).collect();
+        let weight = images.iter().flat_map(|image| image.iter().map(|p| if p.is_some() { share(image) } else { 0.0 })).collect();
         Self { teacher: Host::u32(shape, teacher), weight: Host::f32(shape, weight), kept }
     }
 }
@@ -200,12 +332,15 @@ mod tests {
     fn the_batch_shares_the_weight_of_one() {
         let student = [OBJECT, [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1], OBJECT, OBJECT, OBJECT].concat();
         let teacher = [OBJECT; 3].concat();
-        let found = QueryMatcher::Q_DETR.match_batch(&student, &teacher, &[targets(&[OBJECT]), targets(&[]), targets(&[OBJECT])]).unwrap();
+        let images = [targets(&[OBJECT]), targets(&[]), targets(&[OBJECT])];
+        let found = QueryMatcher::Q_DETR.match_batch(&student, &teacher, &images, Mean::Queries).unwrap();
         assert_eq!(found.kept, 3);
         let third = 1.0 / 3.0;
         assert_eq!(found.weight, Host::f32([3, 2], vec![third, 0.0, 0.0, 0.0, third, third]));
         assert_eq!(found.teacher, Host::u32([3, 2], vec![0; 6]));
-        let none = QueryMatcher::Q_DETR.match_batch(&student, &teacher, &vec![targets(&[]); 3]).unwrap();
+        let of_images = QueryMatcher::Q_DETR.match_batch(&student, &teacher, &images, Mean::Images).unwrap();
+        assert_eq!(of_images.weight, Host::f32([3, 2], vec![third, 0.0, 0.0, 0.0, third / 2.0, third / 2.0]));
+        let none = QueryMatcher::Q_DETR.match_batch(&student, &teacher, &vec![targets(&[]); 3], Mean::Queries).unwrap();
         assert_eq!((none.kept, none.weight), (0, Host::f32([3, 2], vec![0.0; 6])));
     }
 
@@ -214,7 +349,9 @@ mod tests {
         let [good, mut bad] = [[OBJECT; 4].concat(), [OBJECT; 4].concat()];
         bad[3 * 4 + 1] = f32::NAN;
         let objects = [targets(&[OBJECT]), targets(&[OBJECT])];
-        let text = |student: &[f32], teacher: &[f32]| QueryMatcher::Q_DETR.match_batch(student, teacher, &objects).unwrap_err().to_string();
+        let text = |student: &[f32], teacher: &[f32]| {
+            QueryMatcher::Q_DETR.match_batch(student, teacher, &objects, Mean::Queries).unwrap_err().to_string()
+        };
         assert!(text(&bad, &good).contains("student, image 1, query 1"), "{}", text(&bad, &good));
         assert!(text(&good, &bad).contains("teacher, image 1, query 1"), "{}", text(&good, &bad));
         bad[13] = 0.5;

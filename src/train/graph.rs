@@ -4,8 +4,11 @@
 //! | --- | --- | --- |
 //! | 0 | `pixel_values`, `pixel_mask`, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32; N counts all groups of queries |
 //! | 1 | those of [`Criterion::targets`], and `loss_scale` f32 `[1]` | those of [`Criterion::losses`], and `grad.NAME` of every trained parameter, times the loss scale |
+//!
+//! With a teacher, what [`Teaching`] adds is there too.
 
 use super::criterion::{Criterion, PredictionShape};
+use super::teaching::Teaching;
 use crate::graph::{Graph, Origin, Var};
 use crate::kernels::binary;
 use crate::kernels::unary::{Function, Unary};
@@ -46,26 +49,38 @@ pub struct StepOptions {
     pub query_groups: usize,
 }
 
-/// Builds the graph of a step for batches of one size. Parameters are trained when `trains` says so of their name and they
-/// are no statistics.
+/// Builds the graph of a step for batches of one size, with a teacher or without. Parameters are trained when `trains` says so of
+/// their name and they are no statistics and not the teacher's.
 ///
 /// # Panics
-/// As [`detr()`](crate::models::detr()).
-pub fn train_graph(config: &ModelConfig, size: BatchSize, options: StepOptions, trains: &dyn Fn(&str) -> bool) -> TrainGraph {
+/// As [`detr()`](crate::models::detr()); when student and teacher do not fit.
+pub fn train_graph(
+    config: &ModelConfig,
+    size: BatchSize,
+    options: StepOptions,
+    teaching: Option<Teaching<'_>>,
+    trains: &dyn Fn(&str) -> bool,
+) -> TrainGraph {
     let StepOptions { precision, criterion, dropout, query_groups } = options;
     let (net, forward) = for_training(config, size, precision, dropout, query_groups);
     let (logits, boxes) = (forward.logits[0], forward.boxes[0]);
+    let imitating = teaching.map(|teaching| teaching.features(net.taps(), "", config));
     let (mut graph, specs) = net.into_parts();
+    let imitated = teaching.map(|teaching| teaching.forward(&mut graph, precision));
     let [_, queries, classes] = graph.shape(logits).blc();
     let (layers, groups) = (config.decoder_layers, 1 + query_groups);
     let shape = PredictionShape { layers, images: size.images, groups, queries, classes };
     graph.output("logits", logits);
     graph.output("boxes", boxes);
     graph.next_segment();
-    let loss = criterion.append(&mut graph, logits, boxes, shape);
+    let mut loss = criterion.append(&mut graph, logits, boxes, shape);
+    if let (Some(teaching), Some(imitating), Some(imitated)) = (teaching, imitating, imitated) {
+        let distance = teaching.loss(&mut graph, &imitating, &imitated);
+        loss = binary::add(&mut graph, loss, distance);
+    }
     let loss_scale = graph.input(LOSS_SCALE, TensorType::f32([1]));
     let loss = binary::mul(&mut graph, loss, loss_scale);
-    let trained = differentiate(&mut graph, loss, |name| trains(name) && !specs[name].buffer);
+    let trained = differentiate(&mut graph, loss, |name| specs.get(name).is_some_and(|spec| trains(name) && !spec.buffer));
     TrainGraph { graph, specs, trained, shape }
 }
 

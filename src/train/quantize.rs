@@ -1,11 +1,12 @@
-//! Where training on codes starts: from a float model and what it computes on the first pictures.
+//! Where training on codes, or with aligned queries, starts: from a float model and what it computes on the first pictures.
 
 use super::{Event, TrainConfig};
 use crate::Result;
+use crate::data::preprocess::Batch;
 use crate::data::{Dataset, Loader, LoaderOptions, Strictness};
 use crate::gpu::Gpu;
 use crate::graph::Values;
-use crate::models::{Calibrated, CalibrationMethod, Calibrator};
+use crate::models::{Aligner, Calibrated, CalibrationMethod, Calibrator};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -25,14 +26,44 @@ pub fn calibrate(
     strictness: Strictness,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Calibrated> {
+    let mut calibrator = Calibrator::new(gpu, &config.model, params, method)?;
+    first_pictures(config, set, strictness, tell, |batch| calibrator.observe(batch))?;
+    calibrator.finish()
+}
+
+/// `q_norm` of all queries that the configuration aligns, from the parameters of a model without alignment and the same pictures:
+/// see [`Aligner`].
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn align(
+    gpu: &Gpu,
+    config: &TrainConfig,
+    set: &Dataset,
+    params: Values,
+    strictness: Strictness,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Values> {
+    let mut aligner = Aligner::new(gpu, &config.model, params)?;
+    first_pictures(config, set, strictness, tell, |batch| aligner.observe(batch))?;
+    Ok(aligner.finish())
+}
+
+/// Shows the first pictures in the order of training, as they are and one by one.
+fn first_pictures(
+    config: &TrainConfig,
+    set: &Dataset,
+    strictness: Strictness,
+    tell: &mut dyn FnMut(Event<'_>),
+    mut show: impl FnMut(&Batch) -> Result<()>,
+) -> Result<()> {
     let (buckets, seed, pixels) = (config.buckets(), config.seed, DType::F32);
     let options = LoaderOptions { batch: 1, group: 1, buckets, recipe: None, seed, threads: 1, strictness, pixels };
     let mut loader = Loader::start(Arc::new(set.images.clone()), options, 0)?;
-    let mut calibrator = Calibrator::new(gpu, &config.model, params, method)?;
     for _ in 0..set.images.len().min(CALIBRATION_PICTURES) {
         let batch = loader.next_batch()?;
         batch.skipped.iter().for_each(|what| tell(Event::Skipped(what)));
-        calibrator.observe(&batch.batch)?;
+        show(&batch.batch)?;
     }
-    calibrator.finish()
+    Ok(())
 }

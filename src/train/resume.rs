@@ -4,6 +4,7 @@
 //! short, by whatever, is refused, and the previous one is used. Tensors are in this crate's layout: this is no model for
 //! others, `last.safetensors` is.
 
+use super::distill::Distillation;
 use super::loss_scale::LossScale;
 use crate::graph::Values;
 use crate::quant::Quantization;
@@ -40,6 +41,9 @@ pub(super) struct Progress {
     pub(super) seed: u64,
     #[serde(default)]
     pub(super) loss_scale: LossScale,
+    /// What is imitated of a teacher, when there is one.
+    #[serde(default)]
+    pub(super) distillation: Option<Distillation>,
     /// The low bits of the model, with the signs that were decided when the run began.
     #[serde(default)]
     pub(super) quantization: Option<Quantization>,
@@ -131,6 +135,11 @@ pub struct Saved {
     pub quantization: Option<Quantization>,
     /// All of its parameters, those included that are not trained.
     pub parameters: Values,
+}
+
+/// Whether a run in a folder has left something to go on from.
+pub(super) fn is_there(folder: &Path) -> bool {
+    [STATE, PREVIOUS].iter().any(|name| folder.join(name).is_file())
 }
 
 /// Reads what a run in a folder would go on from.

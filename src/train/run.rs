@@ -11,6 +11,7 @@
 //! | `curves.png` | loss, learning rate and AP, drawn behind an epoch |
 
 use super::TrainConfig;
+use super::distill::Teacher;
 use super::evaluate::evaluate;
 use super::log::{Log, StepLine, host_mb};
 use super::loss_scale::LossScale;
@@ -26,7 +27,7 @@ use crate::graph::Values;
 use crate::tensor::TensorType;
 use crate::{Error, Result, files, weights};
 use rand::RngExt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ pub struct Job {
     pub validation: Option<Dataset>,
     /// All parameters at the start; for a run to be resumed, those of its state: see [`saved`](super::saved).
     pub start: Values,
+    /// Whose queries the model imitates, as [`TrainConfig::distillation`] says.
+    pub teacher: Option<Teacher>,
     /// The folder of log and checkpoints; made if it is not there.
     pub out: PathBuf,
     /// Seconds after which the run is judged, saves and ends.
@@ -93,7 +96,7 @@ pub struct Outcome {
 }
 
 /// The best model of a run, which is kept as `best.safetensors`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// The epoch that it was behind, from 0.
     pub epoch: u64,
@@ -110,6 +113,9 @@ pub struct Best {
 /// checkpoint is kept then; failures of files and of the device.
 pub fn run(gpu: &Gpu, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
     job.config.validate()?;
+    if job.config.distillation.is_some() && job.teacher.is_none() {
+        return Err(Error::Config("the configuration has a `distillation` and the run no teacher: name one, with --teacher".into()));
+    }
     fs::create_dir_all(&job.out).map_err(Error::io(&job.out))?;
     files::remove_parts(&job.out)?;
     let mut state = Running::start(gpu, job, tell)?;
@@ -150,6 +156,10 @@ impl<'a> Running<'a> {
     fn start(gpu: &'a Gpu, job: &'a Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Self> {
         let config = &job.config;
         let mut trainer = Trainer::new(gpu, config.model.clone(), job.start.clone(), config.trainer())?;
+        trainer = match &job.teacher {
+            Some(teacher) => trainer.with_teacher(teacher.clone(), config.distillation.unwrap_or_default())?,
+            None => trainer,
+        };
         prepare(&mut trainer, config)?;
         let Progress { step, best, loss_scale, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { of_job(job) };
         let (loader, batches_a_step) = (loader_options(job), config.accumulate as u64);
@@ -292,7 +302,8 @@ fn check_finite(parameters: &Values) -> Result<()> {
 fn of_job(job: &Job) -> Progress {
     let TrainConfig { batch, accumulate, seed, precision, .. } = job.config;
     let (pictures, quantization) = (job.train.images.len(), job.config.model.quantization.clone());
-    Progress { pictures, batch, accumulate, seed, loss_scale: LossScale::new(precision), quantization, ..Progress::default() }
+    let distillation = job.teacher.as_ref().map(|_| job.config.distillation.unwrap_or_default());
+    Progress { pictures, batch, accumulate, seed, loss_scale: LossScale::new(precision), quantization, distillation, ..Progress::default() }
 }
 
 /// Takes parameters and moments from the state in the job's folder, and returns how far it had come.
@@ -313,6 +324,13 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
         let signs = if theirs_are == ours_are { ", with other signs" } else { "" };
         return Err(Error::Config(format!(
             "the run to resume is of {theirs_are}; this one is of {ours_are}{signs}: start anew, with --from"
+        )));
+    }
+    if theirs.distillation != ours.distillation {
+        let [theirs_has, ours_has] =
+            [theirs, &ours].map(|p| p.distillation.map_or("no teacher".to_owned(), |d| format!("a teacher and {d:?}")));
+        return Err(Error::Config(format!(
+            "the run to resume has {theirs_has}; this one has {ours_has}: name the same, or start anew, with --from"
         )));
     }
     trainer.restore(&state.parameters, &state.rest)?;

@@ -3,10 +3,12 @@
 mod diagnose;
 
 use super::criterion::{Criterion, Losses, PredictionShape, TERMS};
+use super::distill::{Distillation, Teacher};
 use super::graph::{GRADIENT, LOSS_SCALE, StepOptions, TrainGraph, train_graph};
 use super::groups::{GroupConfig, Groups};
 use super::matcher::Targets;
 use super::optimizer::{Optimizer, OptimizerOptions, Update};
+use super::teaching::{DISTILLATION, TEACHER, TEACHER_BOXES, Teaching, partners};
 use crate::Result;
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
@@ -74,15 +76,24 @@ impl Program {
         self.plan.write("seed", &Host::u32([1], vec![seed]));
     }
 
-    /// Matches the predictions, and writes what the losses read.
-    fn write_targets(&self, criterion: &Criterion, predictions: &Values, targets: &[Targets]) -> Result<()> {
+    /// Matches the predictions with objects, and with those of a teacher, and writes what the losses read.
+    fn write_targets(&self, judge: &Judge, predictions: &Values, targets: &[Targets]) -> Result<()> {
         let (logits, boxes) = (predictions["logits"].to_f32(), predictions["boxes"].to_f32());
-        let matches = criterion.match_predictions(&logits, &boxes, targets, self.shape)?;
-        for (name, host) in criterion.targets(&matches, targets, self.shape) {
-            self.plan.write(&name, &host);
+        let matches = judge.criterion.match_predictions(&logits, &boxes, targets, self.shape)?;
+        let mut values = judge.criterion.targets(&matches, targets, self.shape);
+        if let Some(distillation) = judge.distillation {
+            let teacher = predictions[TEACHER_BOXES].to_f32();
+            values.extend(partners(distillation, [&boxes, &teacher], targets, self.shape)?);
         }
+        values.iter().for_each(|(name, host)| self.plan.write(name, host));
         Ok(())
     }
+}
+
+/// What predictions are held to.
+struct Judge {
+    criterion: Criterion,
+    distillation: Option<Distillation>,
 }
 
 /// See the module.
@@ -90,9 +101,12 @@ pub struct Trainer {
     gpu: Gpu,
     config: ModelConfig,
     options: StepOptions,
+    teacher: Option<(ModelConfig, Distillation)>,
     groups: Groups,
     /// All parameters as they started; those that are not trained are so still.
     start: Values,
+    /// The teacher's parameters, by their names in the graph.
+    taught: Values,
     constants: Params,
     weights: Arena,
     gradients: Arena,
@@ -130,7 +144,7 @@ impl Trainer {
         let start: Values = start.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
         let stride = config.backbone.stride();
         let smallest = BatchSize { images: 1, height: stride, width: stride };
-        let built = train_graph(&config, smallest, options.step, &|_| true);
+        let built = train_graph(&config, smallest, options.step, None, &|_| true);
         for (name, spec) in &built.specs {
             assert_eq!(start.get(name).map(Host::shape), Some(spec.shape), "parameter `{name}`");
         }
@@ -143,6 +157,8 @@ impl Trainer {
             gpu: gpu.clone(),
             config,
             options: options.step,
+            teacher: None,
+            taught: Values::new(),
             start,
             constants: Params::upload(gpu, &Values::new())?,
             gradients: Arena::new(gpu, "gradients", groups.layout())?,
@@ -153,6 +169,33 @@ impl Trainer {
             scratch: Scratch::default(),
             programs: Vec::new(),
         })
+    }
+
+    /// The same with a teacher whose queries are imitated.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] when the two do not fit.
+    ///
+    /// # Panics
+    /// When plans have been prepared.
+    pub fn with_teacher(self, teacher: Teacher, distillation: Distillation) -> Result<Self> {
+        assert!(self.programs.is_empty(), "a teacher comes before the plans");
+        teacher.check(&self.config, &distillation)?;
+        let named = |(name, host): (String, Host)| (format!("{TEACHER}.{name}"), host.cast(DType::F32));
+        let taught = teacher.params.into_iter().map(named).collect();
+        Ok(Self { teacher: Some((teacher.config, distillation)), taught, ..self })
+    }
+
+    fn teaching(&self) -> Option<Teaching<'_>> {
+        self.teacher.as_ref().map(|(teacher, distillation)| Teaching { teacher, distillation: *distillation })
+    }
+
+    fn judge(&self) -> Judge {
+        Judge { criterion: self.options.criterion, distillation: self.teacher.as_ref().map(|&(_, distillation)| distillation) }
+    }
+
+    fn train_graph(&self, size: BatchSize) -> TrainGraph {
+        train_graph(&self.config, size, self.options, self.teaching(), &|name| self.groups.contains(name))
     }
 
     /// The device.
@@ -193,12 +236,13 @@ impl Trainer {
 
     /// The graph for a size as it is compiled, with its constants on the device.
     fn graph(&mut self, size: BatchSize) -> Result<(Graph, PredictionShape)> {
-        let TrainGraph { graph, shape, .. } = train_graph(&self.config, size, self.options, &|name| self.groups.contains(name));
+        let TrainGraph { graph, shape, .. } = self.train_graph(size);
         let fused = fuse(&graph);
         let layout = self.weights.layout().clone();
         let is_trained = |name: &str| layout.contains(name);
         let folded = fold(&fused, &is_trained);
-        let missing = folded.evaluate(&self.start, &|name| !is_trained(name) && !self.constants.contains(name));
+        let known: Values = self.start.iter().chain(&self.taught).map(|(name, host)| (name.clone(), host.clone())).collect();
+        let missing = folded.evaluate(&known, &|name| !is_trained(name) && !self.constants.contains(name));
         if !missing.is_empty() {
             self.constants = self.constants.extend(&self.gpu, &missing)?;
         }
@@ -207,11 +251,11 @@ impl Trainer {
 
     /// What the plan for a size needs beside weights, gradients and moments, without a look at the device.
     pub fn needs(&self, size: BatchSize) -> Needs {
-        let TrainGraph { graph, .. } = train_graph(&self.config, size, self.options, &|name| self.groups.contains(name));
+        let TrainGraph { graph, .. } = self.train_graph(size);
         let (fused, layout) = (fuse(&graph), self.weights.layout());
         let is_gradient = |name: &str| name.strip_prefix(GRADIENT).is_some_and(|name| layout.contains(name));
         Needs::of(&fold(&fused, &|name| layout.contains(name)).graph, &|name| {
-            layout.contains(name) || is_gradient(name) || TERMS.contains(&name)
+            layout.contains(name) || is_gradient(name) || TERMS.contains(&name) || name == DISTILLATION
         })
     }
 
@@ -239,7 +283,9 @@ impl Trainer {
     /// An optimizer that reads the losses of predictions of a shape back together with its own answer.
     fn optimizer(&self, shape: PredictionShape) -> Result<Optimizer> {
         let part = TensorType::f32([shape.layers * shape.images * shape.groups]);
-        let (losses, arenas) = (TERMS.map(|name| (name.to_owned(), part)), [&self.weights, &self.gradients]);
+        let distance = self.teacher.as_ref().map(|_| (DISTILLATION.to_owned(), TensorType::f32([1])));
+        let losses = TERMS.map(|name| (name.to_owned(), part)).into_iter().chain(distance);
+        let arenas = [&self.weights, &self.gradients];
         let optimizer = Optimizer::new(&self.gpu, self.optimizer_options, self.groups.clone(), arenas, losses)?;
         optimizer.reset(&self.gpu, &self.start);
         Ok(optimizer)
@@ -288,7 +334,10 @@ impl Trainer {
         optimizer.submit(update)?;
         let submitted = start.elapsed();
         let found = optimizer.found()?;
-        let losses = self.options.criterion.losses(&found.beside, shape)?;
+        let mut losses = self.options.criterion.losses(&found.beside, shape)?;
+        if self.teacher.is_some() {
+            losses.add_distillation(found.beside[DISTILLATION].to_f32()[0])?;
+        }
         times.host += submitted;
         times.backward += start.elapsed();
         let [forward, matching, backward, host] =
@@ -310,7 +359,7 @@ impl Trainer {
         let written = start.elapsed();
         let predictions = plan.read_segment(0)?;
         let forward = start.elapsed();
-        program.write_targets(&self.options.criterion, &predictions, &batch.targets)?;
+        program.write_targets(&self.judge(), &predictions, &batch.targets)?;
         let matched = start.elapsed();
         plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
         plan.submit(rest)?;

@@ -4,7 +4,7 @@ use super::infer;
 use super::raw::quoted;
 use crate::files::read_text;
 use crate::models::ModelConfig;
-use crate::models::config::{Attention, Backbone, Block, ResNet};
+use crate::models::config::{Alignment, Attention, Backbone, Block, ResNet};
 use crate::tensor::Host;
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -199,6 +199,7 @@ impl Detr {
             classes,
             class_names,
             attention: Attention::Plain,
+            alignment: Alignment::None,
             resize: None,
             quantization: None,
         };

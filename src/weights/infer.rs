@@ -8,7 +8,7 @@
 use super::contents::Hints;
 use super::raw::{quoted, torch_dims};
 use crate::models::ModelConfig;
-use crate::models::config::{Attention, Backbone, Block, MobileNetV2, ResNet};
+use crate::models::config::{Alignment, Attention, Backbone, Block, MobileNetV2, ResNet};
 use crate::tensor::Host;
 use std::collections::BTreeMap;
 
@@ -51,6 +51,7 @@ pub(super) fn config(tensors: &BTreeMap<String, Host>, hints: &Hints) -> Result<
         classes: outputs - 1,
         class_names: Vec::new(),
         attention,
+        alignment: Alignment::None,
         resize: None,
         quantization: None,
     };

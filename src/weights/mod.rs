@@ -39,6 +39,7 @@ mod safetensors;
 mod save;
 
 pub use fit::{Extras, fit};
+pub(crate) use packed::Fnv;
 pub use save::{save, save_packed};
 
 use crate::models::ModelConfig;

@@ -158,14 +158,14 @@ pub(super) fn checksum<'a>(config: &str, index: &str, tensors: impl IntoIterator
         sum.field(name.as_bytes());
         sum.field(bytes.as_ref());
     }
-    format!("{:016x}", sum.0)
+    sum.hex()
 }
 
 /// FNV-1a: every step is one to one, so that no change of a single byte goes unseen.
-struct Fnv(u64);
+pub(crate) struct Fnv(u64);
 
 impl Fnv {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
@@ -173,9 +173,15 @@ impl Fnv {
         self.0 = bytes.iter().fold(self.0, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     }
 
-    fn field(&mut self, bytes: &[u8]) {
+    /// Adds bytes and where they end.
+    pub(crate) fn field(&mut self, bytes: &[u8]) {
         self.add(&(bytes.len() as u64).to_le_bytes());
         self.add(bytes);
+    }
+
+    /// The sum as text.
+    pub(crate) fn hex(&self) -> String {
+        format!("{:016x}", self.0)
     }
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn job(folder: &Path, epochs: u64) -> Job {
         validation: Some(train.clone()),
         train,
         start: initialize(&detector::specs(&model).expect("a good configuration"), 1),
+        teacher: None,
         out: folder.join("out"),
         max_seconds: None,
         resume: false,

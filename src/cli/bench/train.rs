@@ -4,12 +4,13 @@ use super::Times;
 use super::profile::{self, Profile};
 use crate::cli::DeviceArgs;
 use crate::cli::output::{bytes, print, print_json, progress};
-use crate::cli::train::{height_width, ready_or_file};
+use crate::cli::train::{height_width, ready_or_file, untrained};
 use clap::Args;
 use qdetr::data::TrainBatch;
 use qdetr::data::preprocess::{Batch, Size};
 use qdetr::gpu::Tier;
 use qdetr::graph::check::noise;
+use qdetr::models::config::Alignment;
 use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
 use qdetr::quant::{Bits, Quantization};
@@ -45,6 +46,9 @@ pub(crate) struct BenchTrain {
     /// Low bits: weights-activations-attention, such as 4-4-8
     #[arg(long)]
     bits: Option<Bits>,
+    /// With a teacher whose queries are imitated, a published architecture such as detr-resnet101; queries are aligned then, as in Q-DETR
+    #[arg(long, value_name = "NAME")]
+    teacher: Option<String>,
     /// What the network computes in
     #[arg(long, value_enum)]
     precision: Option<Precision>,
@@ -103,6 +107,9 @@ impl BenchTrain {
         let size = BatchSize { images: config.batch, height, width };
         let start = initialize(&detector::training_specs(&config.model, config.query_groups)?, config.seed);
         let mut trainer = Trainer::new(&gpu, config.model.clone(), start, config.trainer())?;
+        if let Some(name) = &self.teacher {
+            trainer = trainer.with_teacher(untrained(name)?, config.distillation.unwrap_or_default())?;
+        }
         trainer.prepare(size)?;
         let batch = random_batch(size, self.objects as usize, &config);
         let (mut times, mut loss_scale, mut loss) = (vec![Vec::new(); 5], LossScale::new(config.precision), 0.0);
@@ -163,6 +170,9 @@ impl BenchTrain {
         config.batch = self.batch.unwrap_or(config.batch);
         config.model.quantization = self.bits.map(Quantization::new).or(config.model.quantization);
         config.precision = self.precision.unwrap_or(config.precision);
+        if self.teacher.is_some() {
+            config.model.alignment = Alignment::CoAttention;
+        }
         config.validate()?;
         Ok(config)
     }

@@ -38,7 +38,7 @@ impl Trainer {
         if let Some(found) = first_not_finite(&program.plan, 0)? {
             return Ok(Some(found));
         }
-        program.write_targets(&self.options.criterion, &program.plan.read_segment(0)?, &batch.targets)?;
+        program.write_targets(&self.judge(), &program.plan.read_segment(0)?, &batch.targets)?;
         program.plan.write(LOSS_SCALE, &Host::f32([1], vec![loss_scale]));
         program.plan.run_segment(1)?;
         first_not_finite(&program.plan, 1)

@@ -109,7 +109,7 @@ impl Collected {
         self.graph(names[0], &fold(&forward, &|_| false).graph, new_ops);
         let criterion = if config.attention == Attention::Smca { Criterion::SMCA } else { Criterion::DETR };
         let options = StepOptions { precision, criterion, dropout: 0.1, query_groups: 0 };
-        let training = train_graph(config, size, options, &|_| true);
+        let training = train_graph(config, size, options, None, &|_| true);
         let fused = fuse(&training.graph);
         let folded = fold(&fused, &|name| training.trained.contains_key(name)).graph;
         self.graph(names[1], &folded, new_ops);
