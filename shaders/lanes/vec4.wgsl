@@ -12,3 +12,6 @@ fn max_of(v: vec4<f32>) -> f32 {
 fn lanes_of(v: vec4<f32>) -> vec4<f32> {
     return v;
 }
+
+// What a comparison of two of them gives.
+alias lanes_bool = vec4<bool>;

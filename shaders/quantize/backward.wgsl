@@ -4,7 +4,8 @@
 
 // The straight-through gradients of a quantizer. With u = x · (1 / alpha) + Z, q its code, d the gradient of alpha · (q - Z), and inside
 // where low <= u <= high:
-//   d_x = inside ? d : 0,   d_alpha = Σ d · (inside ? q - u : q - Z),   d_zp = Σ d · (inside ? 0 : -alpha)   over a step size's elements.
+//   d_x = inside ? d : 0, to which another gradient of x may be added, and which may go on through the activation that x comes from,
+//   d_alpha = Σ d · (inside ? q - u : q - Z),   d_zp = Σ d · (inside ? 0 : -alpha)   over a step size's elements.
 //
 // LANES invocations take a part of the elements of one step size, four each at a time, whose loads are under way together, and leave
 // two sums in one row of `sums`, in the columns of the state; the sums over the parts are a node of their own. x and d are read once.
@@ -24,8 +25,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<wide_x>;
 @group(0) @binding(2) var<storage, read> state: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> d_codes: array<wide_d>;
-@group(0) @binding(4) var<storage, read_write> d_x: array<wide_x>;
-@group(0) @binding(5) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(AT_D_X) var<storage, read_write> d_x: array<wide_x>;
+@group(0) @binding(AT_SUMS) var<storage, read_write> sums: array<vec4<f32>>;
 
 // Where the i-th piece of a step size lies.
 fn place_of(i: u32, group: u32) -> u32 {
@@ -39,15 +40,27 @@ fn place_of(i: u32, group: u32) -> u32 {
 var<private> alpha_sum: wide;
 var<private> outside_sum: wide;
 
+// Whether the gradient goes through the activation that gave x.
+fn passes(x_: wide) -> lanes_bool {
+    if ACTIVATION == 2u {
+        return (x_ > wide()) & (x_ < wide(6.0));
+    }
+    return x_ > wide();
+}
+
 // The gradient of one piece, which counts when it is within its part.
-fn differentiate(at: u32, counts: bool, s: vec4<f32>, x_: wide, d_: wide) {
+fn differentiate(at: u32, counts: bool, s: vec4<f32>, x_: wide, d_: wide, other: wide) {
     let d = select(wide(), d_, counts);
     let product = lanes_of(rounded4(vec4<f32>(x_ * s.y), p.parts >> 31u));
     let u = product + wide(s.z);
     let q = round(clamp(u, wide(p.low), wide(p.high)));
     let inside = (u >= wide(p.low)) & (u <= wide(p.high));
     if counts {
-        d_x[at] = wide_x(select(wide(), d, inside));
+        var gradient = select(wide(), d, inside) + other;
+        if ACTIVATION != 0u {
+            gradient = select(wide(), gradient, passes(x_));
+        }
+        d_x[at] = wide_x(gradient);
     }
     alpha_sum += d * (q - select(wide(s.z), u, inside));
     outside_sum += select(d, wide(), inside);
@@ -85,10 +98,14 @@ fn main(
         let d_1 = wide(d_codes[at_1]);
         let d_2 = wide(d_codes[at_2]);
         let d_3 = wide(d_codes[at_3]);
-        differentiate(at_0, true, s, x_0, d_0);
-        differentiate(at_1, i + LANES < end, s, x_1, d_1);
-        differentiate(at_2, i + 2u * LANES < end, s, x_2, d_2);
-        differentiate(at_3, i + 3u * LANES < end, s, x_3, d_3);
+        let other_0 = other_at(at_0);
+        let other_1 = other_at(at_1);
+        let other_2 = other_at(at_2);
+        let other_3 = other_at(at_3);
+        differentiate(at_0, true, s, x_0, d_0, other_0);
+        differentiate(at_1, i + LANES < end, s, x_1, d_1, other_1);
+        differentiate(at_2, i + 2u * LANES < end, s, x_2, d_2, other_2);
+        differentiate(at_3, i + 3u * LANES < end, s, x_3, d_3, other_3);
     }
     let d_alpha = reduce_sum(local, sum_of(alpha_sum));
     let d_outside = reduce_sum(local, sum_of(outside_sum));

@@ -17,6 +17,7 @@ mod fuse;
 mod halves;
 mod in_place;
 mod interpret;
+mod join;
 mod memory;
 mod op;
 mod params;

@@ -2,6 +2,9 @@
 //!
 //! `(x [..], state [G, 4], d [..]) -> (d_x like x, sums [parts, 4 G])`: each part sums the gradients of its share of each step size's
 //! elements, in the columns of the state, without the factor g; [`sums_of_state`] adds the parts. x and d are f32 or f16 each.
+//!
+//! Where x is read by more than the quantizer, and where it comes from an activation, d_x can be more than the quantizer's share: a
+//! fourth input, another gradient like x, is added, and the sum goes back through the activation. That appears when graphs are fused.
 
 use super::codes::{Granular, Quantize, test_shapes, test_state, test_x};
 use super::values::divides;
@@ -9,6 +12,7 @@ use super::{GROUP, Levels, QuantizerState};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Op, Var, ids};
+use crate::kernels::epilogue::Activation;
 use crate::kernels::reduce::ColumnSums;
 use crate::kernels::rows::lanes;
 use crate::tensor::compare::Tolerance;
@@ -24,6 +28,10 @@ pub struct QuantizeBackward {
     pub signed: bool,
     /// Neighbouring elements that share a step size.
     pub inner: usize,
+    /// Another gradient of x is added.
+    pub added: bool,
+    /// What gave x: d_x is the gradient of its input.
+    pub activation: Activation,
 }
 
 /// How the elements of each step size are shared out.
@@ -39,11 +47,20 @@ struct Shares {
 
 impl QuantizeBackward {
     pub(super) fn of(Quantize { bits, signed, inner }: Quantize) -> Self {
-        Self { bits, signed, inner }
+        Self { bits, signed, inner, added: false, activation: Activation::None }
     }
 
     fn forward(self) -> Quantize {
         Quantize { bits: self.bits, signed: self.signed, inner: self.inner }
+    }
+
+    /// Whether the gradient goes through the activation that gave x.
+    fn passes(self, x: f32) -> bool {
+        match self.activation {
+            Activation::None => true,
+            Activation::Relu => x > 0.0,
+            Activation::Relu6 => x > 0.0 && x < 6.0,
+        }
     }
 
     /// Enough workgroups for a large GPU, each with some passes of work.
@@ -63,12 +80,16 @@ impl QuantizeBackward {
         let Shares { groups, run, parts, chunk } = self.shares(x, inputs[1].shape.rows());
         let lanes_of_part = Self::lanes(chunk, width);
         let words = Words::of([x.shape.len() / groups / width, run / width, groups, parts, chunk / width]);
-        let dispatch = Dispatch::new(wgsl!("quantize/backward.wgsl"), 3)
+        let dispatch = Dispatch::new(wgsl!("quantize/backward.wgsl"), inputs.len())
             .wide("wide_x", x.dtype, width)
             .wide("wide_d", d.dtype, width)
             .constant("GROUP", GROUP)
             .constant("LANES", lanes_of_part)
             .params(words.float(levels.low() as f32).float(levels.high() as f32))
+            .constant("ACTIVATION", self.activation as usize)
+            .constant("AT_D_X", inputs.len() + 1)
+            .constant("AT_SUMS", inputs.len() + 2)
+            .part(if self.added { wgsl!("quantize/other.wgsl") } else { wgsl!("quantize/no_other.wgsl") })
             .over_groups((groups * parts).div_ceil(GROUP / lanes_of_part));
         lanes(dispatch, width)
     }
@@ -80,8 +101,10 @@ impl Op for QuantizeBackward {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let [x, state, d] = inputs else { panic!("quantize_backward: wants x, state and d, found {}", ids(inputs)) };
-        let fits = x.dtype.is_float() && divides(self.inner, x.shape, *state) && d.dtype.is_float() && d.shape == x.shape;
+        let [x, state, d, other @ ..] = inputs else { panic!("quantize_backward: wants x, state and d, found {}", ids(inputs)) };
+        let others: &[TensorType] = if self.added { &[*x] } else { &[] };
+        let fits =
+            other == others && x.dtype.is_float() && divides(self.inner, x.shape, *state) && d.dtype.is_float() && d.shape == x.shape;
         assert!(fits, "quantize_backward: {self:?} wants floats x, its state f32[G, 4] and floats d like x, found {}", ids(inputs));
         let groups = state.shape.rows();
         vec![*x, TensorType::f32([self.shares(*x, groups).parts, 4 * groups])]
@@ -92,6 +115,7 @@ impl Op for QuantizeBackward {
         let Shares { groups, run, chunk, .. } = self.shares(outputs[0], state.len() / 4);
         let mut sums = vec![0f64; outputs[1].shape.len()];
         let mut d_x = vec![0.0; x.len()];
+        let other = inputs.get(3).map(|other| other.to_f32());
         for (i, (&x, &d)) in x.iter().zip(d.iter()).enumerate() {
             let (group, element) = (i / run % groups, i / run / groups * run + i % run);
             let state = &state[4 * group..][..4];
@@ -99,7 +123,8 @@ impl Op for QuantizeBackward {
             let u = levels.scaled(x, state);
             let q = levels.nearest(u);
             let inside = (levels.low() as f32..=levels.high() as f32).contains(&u);
-            d_x[i] = if inside { d } else { 0.0 };
+            let gradient = if inside { d } else { 0.0 } + other.as_ref().map_or(0.0, |other| other[i]);
+            d_x[i] = if self.passes(x) { gradient } else { 0.0 };
             sums[0] += f64::from(d) * f64::from(q - if inside { u } else { state[2] });
             sums[2] -= if inside { 0.0 } else { f64::from(state[0]) * f64::from(d) };
         }
@@ -139,7 +164,19 @@ pub(super) fn cases() -> Vec<Case> {
         let inputs = vec![test_x(&shape, bits, i as u64), state, noise(&shape, i as u64 + 90)];
         // Sums of up to thousands of terms of the size of the levels.
         let tolerance = Tolerance { absolute: 2e-5 * (1 << bits) as f32, relative: 1e-5 };
-        let case = Case::new(QuantizeBackward { bits, signed, inner }, inputs, tolerance);
+        let plain = QuantizeBackward::of(Quantize { bits, signed, inner });
+        let activation = [Activation::Relu, Activation::None, Activation::Relu6][i % 3];
+        let joined = QuantizeBackward { added: i % 5 != 0, activation, ..plain };
+        let other = joined.added.then(|| noise(&shape, i as u64 + 180));
+        let joined = Case::new(joined, inputs.iter().cloned().chain(other).collect(), tolerance);
+        cases.push(joined.clone());
+        if i % 2 == 0 {
+            // The state stays in f32.
+            let mut half = joined.in_f16(Tolerance { relative: 1e-3, absolute: tolerance.absolute.max(2e-3) });
+            half.inputs[1] = joined.inputs[1].clone();
+            cases.push(half);
+        }
+        let case = Case::new(plain, inputs, tolerance);
         let mut half = Case { tolerance: Tolerance { relative: 1e-3, ..tolerance }, ..case.clone() };
         half.inputs[2] = half.inputs[2].clone().cast(DType::F16);
         if i % 2 == 0 {
