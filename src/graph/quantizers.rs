@@ -91,7 +91,7 @@ impl Quantizers {
         let states = states_of(graph, arena);
         let weights = weights_of(graph, arena, &states);
         let gradients = gradients_of(graph, arena, prefix);
-        let to = weights.iter().find_map(|w| w.values.first()).map_or(DType::F32, |&v| graph.ty(v).dtype);
+        let to = values_type(graph);
         let shared = Self {
             graph: Graph::new(),
             states: layout(states.iter().map(|s| graph.ty(s.state))),
@@ -162,8 +162,7 @@ impl Quantizers {
         }
         let to = self.values.places().next().map_or(DType::F32, |(_, _, ty)| ty.dtype);
         let op = ArenaCodes { values: self.values.bytes() / size, to };
-        let outputs = rebuild.to.apply_all(Arc::new(op), &[given[0], given[1], table]);
-        outputs
+        rebuild.to.apply_all(Arc::new(op), &[given[0], given[1], table])
     }
 
     /// Adds the node of all gradients.
@@ -234,11 +233,17 @@ struct Weight {
     block: CodeBlock,
 }
 
+/// The element type of all values: that which most of a network computes in. A few layers that answer in f32 keep nodes of their own.
+fn values_type(graph: &Graph) -> DType {
+    let is_half = |node: &Node| (&*node.op as &dyn Any).downcast_ref().is_some_and(|d: &Dequantize| d.to == DType::F16);
+    if graph.nodes().iter().any(is_half) { DType::F16 } else { DType::F32 }
+}
+
 fn weights_of(graph: &Graph, arena: &Layout, states: &[State]) -> Vec<Weight> {
     let of_state: HashMap<Var, usize> = states.iter().enumerate().map(|(i, s)| (s.state, i)).collect();
     let mut weights: Vec<Weight> = Vec::new();
     let mut of_codes: HashMap<Var, usize> = HashMap::new();
-    let mut to = None;
+    let to = values_type(graph);
     for (index, node) in graph.nodes().iter().enumerate() {
         let op = &*node.op as &dyn Any;
         if let Some(quantizer) = op.downcast_ref::<Quantize>() {
@@ -257,7 +262,7 @@ fn weights_of(graph: &Graph, arena: &Layout, states: &[State]) -> Vec<Weight> {
             let Some(&weight) = of_codes.get(&graph.root(node.inputs[0])) else { continue };
             let weight = &mut weights[weight];
             let same = weight.block.inner == dequantizer.inner && of_state.get(&graph.root(node.inputs[1])) == Some(&weight.state);
-            if same && *to.get_or_insert(dequantizer.to) == dequantizer.to {
+            if same && dequantizer.to == to {
                 weight.nodes.push(index);
                 weight.values.push(node.outputs[0]);
             }
