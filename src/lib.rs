@@ -25,7 +25,7 @@
 //! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration |
 //! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own, packed low bits |
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
-//! | [`train`] | matching, criterion, distillation's matching, optimizer and schedules, the training step and the loop, resuming, the ablation |
+//! | [`train`] | matching, criterion, distillation, optimizer and schedules, the training step and the loop, resuming, the ablation |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
 //! | [`draw`] | boxes and labels on pictures, plots |
 //! | [`files`] | reading and writing small files safely |
@@ -47,6 +47,13 @@
 //! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
 //! correctly rounded, the same next codes. [`graph::fuse`] then lets the products write the next layer's codes themselves. Backward
 //! reads the codes; gradients pass straight through the rounding.
+//!
+//! # Distillation, through the rooms
+//!
+//! Networks name values inside them ([`nn::Net::tap`]): queries before and behind their alignment, attention maps, co-attended features. With a
+//! [`train::Teacher`], [`train::train_graph`] appends the teacher's forward on the same pictures to the student's ([`train::Teaching`]); the host
+//! matches queries when it has the boxes of both ([`train::distill`]), in the turn in which it matches predictions with objects; and the
+//! distance of the features is one more loss. Where aligned queries start in a model that had none is [`models::align`]'s.
 //!
 //! # Conventions
 //!
