@@ -48,6 +48,7 @@ fn the_help_names_every_subcommand_and_each_has_its_own() {
         "check",
         "train",
         "ablation",
+        "explain",
         "quantize",
         "export",
         "inspect",
