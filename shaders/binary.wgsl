@@ -1,7 +1,7 @@
 #import common/index.wgsl
 
 // y = a (op) b, one invocation a number or a vec4 of numbers. b repeats every p.b_len of them. FUNCTION is the host's
-// `Function`; wide_a and wide_b are the stored types, wide is f32 of the same width.
+// `Function`; wide_a and wide_b are the stored types, wide is f32 of the same width. A piece stores the results.
 
 struct Params {
     n: u32,
@@ -11,7 +11,11 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<wide_a>;
 @group(0) @binding(2) var<storage, read> b: array<wide_b>;
-@group(0) @binding(3) var<storage, read_write> y: array<wide_a>;
+
+// The zero of a rounding barrier.
+fn no_bits() -> u32 {
+    return p.n >> 31u;
+}
 
 fn eval(u: wide, v: wide) -> wide {
     switch FUNCTION {
@@ -37,5 +41,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if BROADCAST {
         j = i % p.b_len;
     }
-    y[i] = wide_a(eval(wide(a[i]), wide(b[j])));
+    store(i, eval(wide(a[i]), wide(b[j])));
 }

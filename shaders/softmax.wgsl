@@ -1,10 +1,7 @@
 #import common/index.wgsl
 #import common/reduce.wgsl
 
-// y = exp(x - max) / Σ exp(x - max) for each row, LANES invocations a row. With HAS_MASK, mask[batch, column] = 0 replaces x
-// by a large finite negative: a masked column gets 0 while any other is left, and all get the same when none is.
-
-const MASKED = -1e30;
+// y = exp(score - max) / Σ exp(score - max) for each row, LANES invocations a row.
 
 struct Params {
     rows: u32,
@@ -13,18 +10,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<wide_x>;
-@group(0) @binding(2) var<storage, read> mask: array<wide_mask>;
 @group(0) @binding(3) var<storage, read_write> y: array<wide_x>;
-
-fn score(row: u32, piece: u32) -> wide {
-    let v = wide(x[row * p.pieces + piece]);
-    if HAS_MASK {
-        let valid = mask[row / p.rows_of_mask * p.pieces + piece] != wide_mask();
-        return select(wide(MASKED), v, valid);
-    }
-    return v;
-}
 
 @compute @workgroup_size(GROUP)
 fn main(

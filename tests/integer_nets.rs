@@ -9,8 +9,10 @@ use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fuse,
 use qdetr::kernels::conv::{Window, conv2d};
 use qdetr::kernels::depthwise::depthwise;
 use qdetr::kernels::integer::{self, Codes};
+use qdetr::kernels::layer_norm::layer_norm;
 use qdetr::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
 use qdetr::kernels::scale_shift::scale_shift;
+use qdetr::kernels::softmax::softmax;
 use qdetr::kernels::{binary, linear, reduce, unary};
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{DType, Host};
@@ -259,6 +261,47 @@ fn training_on_codes_has_the_gradients_of_fake_quantization() {
         let tolerance = Tolerance { absolute: 1e-4 * size(expected), relative: 1e-4 };
         for found in &found {
             compare(&found[name], expected, tolerance).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+}
+
+/// What a transformer has before its quantizers: a norm, a sum read twice, a product of several step sizes, and a map of rows that no
+/// word divides, of which something else reads the sum and the map too if `keep` says so.
+fn before_quantizers(to: DType, keep: bool) -> (Graph, Values) {
+    let mut net = Net::new(On::Codes, false, to);
+    let [x, positions] = [1, 2].map(|seed| net.input(noise([2, 10, 24], seed).cast(to)));
+    let (weight, bias) = (net.vector(24, 1.0, 0.4), net.vector(24, 0.0, 0.4));
+    let norm = layer_norm(&mut net.g, x, weight, bias, 1e-5);
+    let sum = binary::add(&mut net.g, norm, positions);
+    let [value, query, key] = [(norm, true), (sum, true), (sum, false)].map(|(x, signed)| net.activations(x, 4, signed));
+    let projected = net.linear(query, [24, 24]);
+    let logits = net.input(Host::f32([2, 3, 10, 35], noise([2, 3, 10, 35], 3).to_f32().iter().map(|v| 5.0 * v).collect()).cast(to));
+    let mask = net.input(Host::u32([2, 35], (0..70).map(|i| u32::from(i % 5 != 2)).collect()));
+    let map = softmax(&mut net.g, logits, Some(mask));
+    let of_heads = |net: &mut Net, x: Var, alpha: f32, inner: usize| {
+        let levels = Levels::new(8, false);
+        let (alpha, zp) = (net.vector(3, alpha, 0.3 * alpha), net.vector(3, 4.0, 3.0));
+        let state = quantizer_state(&mut net.g, alpha, Some(zp), levels);
+        quantize(&mut net.g, x, state, levels, inner)
+    };
+    let (projected_codes, map_codes) = (of_heads(&mut net, projected, 0.02, 8), of_heads(&mut net, map, 0.001, 350));
+    let codes = [("value", value.codes), ("query", query.codes), ("key", key.codes), ("projected", projected_codes), ("map", map_codes)];
+    let floats = [("norm", norm), ("sum", sum), ("softmax", map)];
+    for (name, var) in codes.into_iter().chain(floats.into_iter().filter(|_| keep)) {
+        net.g.output(name, var);
+    }
+    (net.g, net.values)
+}
+
+#[test]
+fn what_writes_codes_writes_those_of_the_quantizers_behind_it() {
+    for (to, keep) in [(DType::F32, true), (DType::F32, false), (DType::F16, true), (DType::F16, false)] {
+        let (graph, values) = before_quantizers(to, keep);
+        let fused = fuse(&graph);
+        // That of the weights is left.
+        assert_eq!([count(&graph, "quantize"), count(&fused, "quantize")], [6, 1]);
+        for variant in [0, 99] {
+            assert_same(&run(&fused, &values, variant), &run(&graph, &values, 0), &format!("{to}, {keep}, variant {variant}"));
         }
     }
 }

@@ -46,6 +46,7 @@ macro_rules! families {
 families!(
     attention,
     binary,
+    coded,
     concat,
     conv,
     conv_gradient,

@@ -9,7 +9,7 @@ use qdetr::Error;
 use qdetr::data::{Loader, LoaderOptions, Strictness, TrainBatch};
 use qdetr::gpu::{Gpu, Options};
 use qdetr::models::config::Attention;
-use qdetr::models::{BatchSize, detector};
+use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
 use qdetr::tensor::{DType, Host};
 use qdetr::train::optimizer::Update;
@@ -262,6 +262,12 @@ fn what_does_not_fit_one_buffer_is_said_before_anything_is_allocated() {
     // 96 channels at a half of 480 × 640 are 29.5 MB a picture, and WebGPU promises 128 MiB.
     assert_eq!(advised(&error), 4, "{error}");
     assert!(error.to_string().contains("--accumulate 32"), "{error}");
+
+    // The 41 million parameters of DETR-R50 take 166 MB.
+    let config = TrainConfig { model: ModelConfig::detr("resnet50").expect("a known backbone"), freeze: Some(vec![]), ..config };
+    let start = initialize(&detector::specs(&config.model).expect("a good configuration"), 0);
+    let error = Trainer::new(&gpu, config.model.clone(), start, config.trainer()).expect_err("no room").to_string();
+    assert!(error.contains("134217728") && error.contains("freeze"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 #import common/gaussian.wgsl
 
-// SMCA's prior behind a product of heads.
+// SMCA's prior behind a product of heads: PRIOR adds its Gaussian to the results, whose columns are the cells of a grid.
 
 // [B, N, heads] each
 @group(0) @binding(AT_POINTS) var<storage, read> centre: array<vec2<f32>>;
@@ -17,4 +17,15 @@ fn prior(image: u32, row: u32, head: u32, column: u32) -> vec4<f32> {
         gaussian(c, w, cell_of(column + 2u, p.columns, p.inverse_columns)),
         gaussian(c, w, cell_of(column + 3u, p.columns, p.inverse_columns)),
     );
+}
+
+fn with_prior(v: vec4<f32>, image: u32, row: u32, head: u32, column: u32) -> vec4<f32> {
+    if !PRIOR {
+        return v;
+    }
+    let sum = v + prior(image, row, head, column);
+    if HALF_Y {
+        return max(sum, vec4<f32>(-65504.0));
+    }
+    return sum;
 }

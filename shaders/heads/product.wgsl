@@ -1,8 +1,8 @@
 #import common/index.wgsl
-#import common/dropout.wgsl
 #import common/transposed.wgsl
 
-// y[m, n] = scale * sum over k of left[m, k] * right[n, k], for every head of every image, in f32.
+// y[m, n] = factor * sum over k of left[m, k] * right[n, k], for every head of every image, on floats (floats.wgsl) or on codes
+// less their stored zeros (codes.wgsl).
 //
 // An operand is a matrix with a stride of one in one direction: LEFT_ALONG_K says that neighbouring k are neighbours in
 // memory, otherwise neighbouring m are, and so for the right one. A head's tokens are a slice of channels of [B, L, C], a
@@ -11,8 +11,7 @@
 // Tiles and lanes as in gemm/tiled.wgsl: a workgroup computes TILE_M x TILE_N results from slices of TILE_K that are stored
 // with k slowest, an invocation ROWS x COLUMNS of them in blocks of 4 x 4.
 //
-// DROP_LEFT drops elements of the left operand as they are read, DROP_Y drops results; the index is that of the map. PRIOR
-// adds SMCA's Gaussian to the results, whose columns are the cells of a grid.
+// Sums are in f32. IN_PARTS, those of codes, which are integers, are added up as i32 from parts of PART products, each exact.
 
 const ROW_BLOCKS = ROWS / 4u;
 const COLUMN_BLOCKS = COLUMNS / 4u;
@@ -24,17 +23,11 @@ const STRIDE_M = TILE_M / 4u + 1u;
 const STRIDE_N = TILE_N / 4u + 1u;
 const BLOCKS_K = TILE_K / 4u;
 
-@group(0) @binding(3) var<storage, read> seed: array<u32>;
-
 var<workgroup> sh_left: array<vec4<f32>, TILE_K * STRIDE_M>;
 var<workgroup> sh_right: array<vec4<f32>, TILE_K * STRIDE_N>;
 
-fn dropped(v: vec4<f32>, at: u32, keys: vec2<u32>) -> vec4<f32> {
-    return select(vec4<f32>(), v * p.dropout_scale, are_kept(at, keys, p.threshold));
-}
-
 // The elements [m .. m + 4, k .. k + 4] with k slowest, zeros outside.
-fn left_block(start: u32, m: u32, k: u32, keys: vec2<u32>) -> mat4x4<f32> {
+fn left_block(start: u32, m: u32, k: u32) -> mat4x4<f32> {
     var v: array<vec4<f32>, 4>;
     for (var i = 0u; i < 4u; i++) {
         let row = select(k, m, LEFT_ALONG_K) + i;
@@ -44,10 +37,7 @@ fn left_block(start: u32, m: u32, k: u32, keys: vec2<u32>) -> mat4x4<f32> {
         v[i] = vec4<f32>();
         if row < rows && first < end {
             let at = start + row * p.left_row + first;
-            v[i] = read_left(at, end - first);
-            if DROP_LEFT {
-                v[i] = dropped(v[i], at, keys);
-            }
+            v[i] = kept(read_left(at, end - first), at);
         }
     }
     if LEFT_ALONG_K {
@@ -91,18 +81,16 @@ fn main(
     let head = group % p.heads;
     let left_start = image * p.left_batch + head * p.left_head;
     let right_start = image * p.right_batch + head * p.right_head;
-    var keys = vec2<u32>();
-    if DROP_LEFT || DROP_Y {
-        keys = dropout_keys(seed[0], p.salt);
-    }
+    prepare(head);
     let lane_n = lane % LANES_N;
     let lane_m = lane / LANES_N;
     var sums: array<vec4<f32>, ROWS * COLUMN_BLOCKS>;
+    var totals: array<Total, ROWS * COLUMN_BLOCKS>;
     for (var k = 0u; k < p.k; k += TILE_K) {
         for (var b = lane; b < TILE_M / 4u * BLOCKS_K; b += LANES) {
             let bk = select(b / (TILE_M / 4u), b % BLOCKS_K, LEFT_ALONG_K);
             let bm = select(b % (TILE_M / 4u), b / BLOCKS_K, LEFT_ALONG_K);
-            let block = left_block(left_start, tile_m * TILE_M + bm * 4u, k + bk * 4u, keys);
+            let block = left_block(left_start, tile_m * TILE_M + bm * 4u, k + bk * 4u);
             for (var j = 0u; j < 4u; j++) {
                 sh_left[(bk * 4u + j) * STRIDE_M + bm] = block[j];
             }
@@ -133,6 +121,12 @@ fn main(
             }
         }
         workgroupBarrier();
+        if IN_PARTS && (k / TILE_K + 1u) % (PART / TILE_K) == 0u {
+            for (var i = 0u; i < ROWS * COLUMN_BLOCKS; i++) {
+                totals[i] += Total(sums[i]);
+                sums[i] = vec4<f32>();
+            }
+        }
     }
     let y_start = image * p.y_batch + head * p.y_head;
     // The next sums move to the front instead of an index to them: compilers leave an array in memory that a long loop indexes
@@ -142,22 +136,19 @@ fn main(
         for (var j = 0u; j < COLUMN_BLOCKS; j++) {
             let column = tile_n * TILE_N + (j * LANES_N + lane_n) * 4u;
             if row < p.m && column < p.n {
+                var sum = sums[j];
+                if IN_PARTS {
+                    sum = floats_of(totals[j] + Total(sum));
+                }
                 let at = y_start + row * p.y_row + column;
-                var v = sums[j] * p.scale;
-                if PRIOR {
-                    v += prior(image, row, head, column);
-                    if HALF_Y {
-                        v = max(v, vec4<f32>(-65504.0));
-                    }
-                }
-                if DROP_Y {
-                    v = dropped(v, at, keys);
-                }
-                write_y(at, v, p.n - column);
+                write_y(at, finished(sum, image, row, head, column, at), p.n - column);
             }
         }
         for (var j = 0u; j + COLUMN_BLOCKS < ROWS * COLUMN_BLOCKS; j++) {
             sums[j] = sums[j + COLUMN_BLOCKS];
+            if IN_PARTS {
+                totals[j] = totals[j + COLUMN_BLOCKS];
+            }
         }
     }
 }

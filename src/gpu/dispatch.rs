@@ -53,16 +53,16 @@ impl Dispatch {
         self
     }
 
-    /// `alias NAME = type;` or, for a `width` of 4, `alias NAME = vec4<type>;`: for shaders that are written once for both.
+    /// `alias NAME = type;` or, for a `width` of 2 or 4, `alias NAME = vec4<type>;` and so: for shaders that are written once for all.
     ///
     /// # Panics
-    /// When `width` is neither 1 nor 4.
+    /// When `width` is none of 1, 2 and 4.
     pub fn wide(mut self, name: &str, dtype: DType, width: usize) -> Self {
         self.f16 |= dtype == DType::F16;
         let _ = match width {
             1 => writeln!(self.prelude, "alias {name} = {};", dtype.wgsl()),
-            4 => writeln!(self.prelude, "alias {name} = vec4<{}>;", dtype.wgsl()),
-            _ => panic!("{name}: a width of {width} is neither 1 nor 4"),
+            2 | 4 => writeln!(self.prelude, "alias {name} = vec{width}<{}>;", dtype.wgsl()),
+            _ => panic!("{name}: a width of {width} is none of 1, 2 and 4"),
         };
         self
     }
@@ -147,6 +147,16 @@ impl Words {
     pub fn of(values: impl AsRef<[usize]>) -> Self {
         let word = |&v: &usize| u32::try_from(v).unwrap_or_else(|_| panic!("parameter {v} leaves 32 bits"));
         Self(values.as_ref().iter().map(word).collect())
+    }
+
+    /// Appends `u32` members.
+    ///
+    /// # Panics
+    /// As [`Words::of`].
+    #[track_caller]
+    pub fn also(mut self, values: impl AsRef<[usize]>) -> Self {
+        self.0.extend(Self::of(values).0);
+        self
     }
 
     /// Appends a `u32` member that may be any of its values.

@@ -39,6 +39,7 @@ pub const COMMON: &[Source] = &[
     wgsl!("common/dropout.wgsl"),
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),
+    wgsl!("common/quantized.wgsl"),
     wgsl!("common/reciprocal.wgsl"),
     wgsl!("common/reduce.wgsl"),
     wgsl!("common/result.wgsl"),

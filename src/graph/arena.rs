@@ -6,9 +6,9 @@
 use super::params::padded;
 use super::plan::Slice;
 use super::{Links, Values};
-use crate::Result;
 use crate::gpu::{Gpu, ReadBack};
 use crate::tensor::{DType, Host, TensorType};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wgpu::{Buffer, BufferUsages};
@@ -75,8 +75,13 @@ impl Arena {
     /// An arena of zeros.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] when the device cannot give it.
+    /// [`Error::OutOfMemory`] when the device cannot give it, or cannot bind it whole.
     pub fn new(gpu: &Gpu, label: &str, layout: &Arc<Layout>) -> Result<Self> {
+        let (bytes, most) = (layout.bytes as u64, gpu.limits().max_storage_buffer_binding_size);
+        if bytes > most {
+            let advice = "train a smaller model, or freeze more of this one";
+            return Err(Error::OutOfMemory(format!("{label} take {bytes} bytes in one; a binding of this device holds {most}: {advice}")));
+        }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         Ok(Self { layout: layout.clone(), buffer: gpu.buffer(label, layout.bytes, usage)? })
     }

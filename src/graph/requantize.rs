@@ -1,35 +1,42 @@
-//! A rewrite for networks on codes: a quantizer behind a product of codes becomes part of the product, which then writes codes
-//! and, where something else reads them too (a skip connection, a backward), floats as well. The codes are the same, bit by bit.
+//! A rewrite for networks on codes: a quantizer behind a product of codes, a sum, a norm or a softmax becomes part of it, which then
+//! writes codes and, where something else reads them too (a skip connection, a backward), floats as well. The codes are the same, bit
+//! by bit.
 //!
-//! The product runs where it stood. The quantizer's state must exist there: it is a parameter, or its node is moved before the
-//! product, which is possible when that reads parameters and inputs alone.
+//! The producer runs where it stood. The quantizer's state must exist there: it is a parameter, or its node is moved before the
+//! producer, which is possible when that reads parameters and inputs alone.
 
 use super::rebuild::Rebuild;
 use super::{Graph, Node, Op, Origin, Var};
+use crate::kernels::coded::{Producer, coded};
 use crate::kernels::integer::{self, Arithmetic, Requantize};
-use crate::kernels::quantize::{Levels, Quantize};
-use crate::tensor::TensorType;
+use crate::kernels::quantize::Quantize;
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-/// A product and the quantizer that it takes over.
-struct Absorption {
-    /// The product with the quantizer's work.
-    op: Arc<dyn Op>,
-    /// The quantizer's node.
-    quantizer: usize,
-    /// Whether the product still has the floats as a result.
-    keep: bool,
-    /// The quantizer's state, and its node when it has to move.
+/// A quantizer that can become part of what is before it.
+struct Behind {
+    op: Quantize,
+    /// Its node.
+    node: usize,
     state: Var,
+    /// The node of its state, when that has to move.
     moved: Option<usize>,
+}
+
+/// A producer and the quantizers that it takes over.
+struct Absorption {
+    /// The producer with the quantizers' work.
+    op: Arc<dyn Op>,
+    quantizers: Vec<Behind>,
+    /// Whether the producer still has the floats as a result.
+    keep: bool,
 }
 
 /// The same graph with fewer nodes.
 pub(super) fn requantize(graph: &Graph) -> Graph {
     let absorptions = absorptions(graph);
-    let mut done: HashSet<usize> = absorptions.values().map(|a| a.quantizer).collect();
+    let mut done: HashSet<usize> = absorptions.values().flat_map(|a| &a.quantizers).map(|q| q.node).collect();
     let mut rebuild = Rebuild::new(graph);
     for (index, node) in graph.nodes().iter().enumerate() {
         if done.contains(&index) {
@@ -39,8 +46,10 @@ pub(super) fn requantize(graph: &Graph) -> Graph {
             rebuild.copy(node);
             continue;
         };
-        if let Some(state) = absorption.moved.filter(|&state| done.insert(state)) {
-            rebuild.copy(&graph.nodes()[state]);
+        for state in absorption.quantizers.iter().filter_map(|q| q.moved) {
+            if done.insert(state) {
+                rebuild.copy(&graph.nodes()[state]);
+            }
         }
         absorption.apply(&mut rebuild, node);
     }
@@ -51,60 +60,85 @@ impl Absorption {
     fn apply(&self, rebuild: &mut Rebuild<'_>, node: &Node) {
         rebuild.to.segment = node.segment;
         let mut inputs = rebuild.inputs(node);
-        inputs.push(rebuild.var(self.state));
+        inputs.extend(self.quantizers.iter().map(|q| rebuild.var(q.state)));
         let outputs = rebuild.add(&node.scope, self.op.clone(), &inputs);
         if self.keep {
             rebuild.stand_for(node.outputs[0], outputs[0]);
         }
-        let codes = rebuild.from.nodes()[self.quantizer].outputs[0];
-        let shape = rebuild.from.shape(codes);
-        let new = rebuild.to.reshape(outputs[outputs.len() - 1], shape.dims());
-        rebuild.stand_for(codes, new);
+        for (quantizer, &output) in self.quantizers.iter().zip(&outputs[usize::from(self.keep)..]) {
+            let codes = rebuild.from.nodes()[quantizer.node].outputs[0];
+            let shape = rebuild.from.shape(codes);
+            let new = rebuild.to.reshape(output, shape.dims());
+            rebuild.stand_for(codes, new);
+        }
     }
 }
 
-/// Which products take over which quantizers: each at most its first.
+/// Which producers take over which quantizers.
 fn absorptions(graph: &Graph) -> HashMap<usize, Absorption> {
     let readers = readers(graph);
-    let mut found = HashMap::new();
+    let mut behind: BTreeMap<usize, Vec<Behind>> = BTreeMap::new();
     for (index, node) in graph.nodes().iter().enumerate() {
-        let Some(&Quantize { bits, signed, .. }) = (&*node.op as &dyn Any).downcast_ref() else { continue };
-        let floats = graph.root(node.inputs[0]);
-        let Origin::Node { node: product, output: 0 } = graph.values()[floats.0].origin else { continue };
-        if found.contains_key(&product) {
-            continue;
-        }
-        let levels = Levels { bits, signed };
-        if let Some(absorption) = absorption(graph, product, index, levels, readers[&floats] > 1) {
-            found.insert(product, absorption);
+        let Some(&op) = (&*node.op as &dyn Any).downcast_ref::<Quantize>() else { continue };
+        let Origin::Node { node: producer, output: 0 } = graph.values()[graph.root(node.inputs[0]).0].origin else { continue };
+        if let Some(moved) = state_before(graph, producer, index) {
+            behind.entry(producer).or_default().push(Behind { op, node: index, state: node.inputs[1], moved });
         }
     }
-    found
+    let absorb = |(producer, quantizers): (usize, Vec<Behind>)| {
+        let count = readers[&graph.nodes()[producer].outputs[0]];
+        let node = &graph.nodes()[producer];
+        behind_codes(graph, node, &quantizers, count).or_else(|| behind_floats(graph, node, &quantizers, count)).map(|(op, taken, keep)| {
+            (producer, Absorption { op, quantizers: quantizers.into_iter().filter(|q| taken.contains(&q.node)).collect(), keep })
+        })
+    };
+    behind.into_iter().filter_map(absorb).collect()
 }
 
-/// How a product takes over a quantizer, if it can.
-fn absorption(graph: &Graph, product: usize, quantizer: usize, levels: Levels, keep: bool) -> Option<Absorption> {
-    let (node, behind) = (&graph.nodes()[product], &graph.nodes()[quantizer]);
+/// An op with the work of quantizers, their nodes, and whether the floats are left.
+type Taken = (Arc<dyn Op>, Vec<usize>, bool);
+
+/// A product of codes takes over its first quantizer.
+fn behind_codes(graph: &Graph, node: &Node, quantizers: &[Behind], readers: usize) -> Option<Taken> {
     let arithmetic = integer::arithmetic_of(&*node.op).filter(|a| a.requantize.is_none())?;
-    let state = behind.inputs[1];
-    let per_tensor = graph.ty(state) == TensorType::f32([1, 4]) && graph.shape(node.outputs[0]).last().is_multiple_of(4);
-    if !per_tensor || node.segment != behind.segment {
+    let channels = graph.shape(node.outputs[0]).last();
+    let suits = |q: &&Behind| {
+        let groups = graph.shape(q.state).rows();
+        channels.is_multiple_of(4 * groups) && (groups == 1 || q.op.inner == channels / groups)
+    };
+    let first = quantizers.iter().find(suits)?;
+    let keep = readers > 1;
+    let requantize = Requantize { levels: first.op.levels(), groups: graph.shape(first.state).rows(), keep };
+    let op = integer::with_arithmetic(&*node.op, Arithmetic { requantize: Some(requantize), ..arithmetic })?;
+    Some((op, vec![first.node], keep))
+}
+
+/// A producer of floats takes over as many quantizers as its kernels can bind.
+fn behind_floats(graph: &Graph, node: &Node, quantizers: &[Behind], readers: usize) -> Option<Taken> {
+    let producer = Producer::of(&*node.op)?;
+    let inputs = graph.types(&node.inputs);
+    let suits = |q: &&Behind| producer.suits(&inputs, q.op, graph.ty(q.state));
+    let taken: Vec<&Behind> = quantizers.iter().filter(suits).take(producer.most_quantizers()).collect();
+    let keep = readers > taken.len();
+    let op = (!taken.is_empty()).then(|| coded(producer, taken.iter().map(|q| q.op).collect(), keep))?;
+    Some((op, taken.iter().map(|q| q.node).collect(), keep))
+}
+
+/// Whether the state of a quantizer exists before a node, or would if the node in the answer was moved there.
+fn state_before(graph: &Graph, before: usize, quantizer: usize) -> Option<Option<usize>> {
+    let (node, behind) = (&graph.nodes()[before], &graph.nodes()[quantizer]);
+    if node.segment != behind.segment {
         return None;
     }
-    let moved = match graph.values()[graph.root(state).0].origin {
-        Origin::Node { node: of_state, .. } if of_state > product => {
+    match graph.values()[graph.root(behind.inputs[1]).0].origin {
+        Origin::Node { node: of_state, .. } if of_state > before => {
             // What it reads exists before any node has run.
             let is_given = |v: &Var| !matches!(graph.values()[graph.root(*v).0].origin, Origin::Node { .. });
             let of_state_node = &graph.nodes()[of_state];
-            if of_state_node.segment != node.segment || !of_state_node.inputs.iter().all(is_given) {
-                return None;
-            }
-            Some(of_state)
+            (of_state_node.segment == node.segment && of_state_node.inputs.iter().all(is_given)).then_some(Some(of_state))
         }
-        _ => None,
-    };
-    let op = integer::with_arithmetic(&*node.op, Arithmetic { requantize: Some(Requantize { levels, keep }), ..arithmetic })?;
-    Some(Absorption { op, quantizer, keep, state, moved })
+        _ => Some(None),
+    }
 }
 
 /// How often each value is read, under any shape, by nodes or as an output of the graph.

@@ -4,7 +4,8 @@
 //! `[1, L, C]` all add to `[B, L, C]`. Element types: a and b may differ, y is as a.
 //! Saved for backward: a and b, for the product only.
 
-use super::{reduce, rows::width_of, unary};
+use super::rows::{floats, width_of};
+use super::{reduce, unary};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -49,7 +50,8 @@ fn repeats(a: Shape, b: Shape) -> bool {
 }
 
 impl Binary {
-    fn kernel(self, a: TensorType, b: TensorType, width: usize) -> Dispatch {
+    /// The kernel without what stores its results.
+    pub(super) fn kernel(self, a: TensorType, b: TensorType, width: usize) -> Dispatch {
         let n = a.shape.len() / width;
         Dispatch::new(wgsl!("binary.wgsl"), 2)
             .wide("wide_a", a.dtype, width)
@@ -95,7 +97,7 @@ impl Op for Binary {
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let (a, b) = (inputs[0], inputs[1]);
-        width_of(b.shape.len()).map(|width| self.kernel(a, b, width)).collect()
+        width_of(b.shape.len()).map(|width| floats(self.kernel(a, b, width), 3, a.dtype, width)).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {

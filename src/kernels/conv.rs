@@ -210,7 +210,7 @@ pub fn conv2d_bias(g: &mut Graph, x: Var, w: Var, bias: Var, window: Window) -> 
 pub fn cases() -> Vec<Case> {
     let window = |stride, padding, dilation| Window { stride, padding, dilation };
     let all = Epilogue { scale: true, shift: true, residual: true, activation: Activation::Relu };
-    let shapes: [([usize; 4], [usize; 3], Window, usize); 13] = [
+    let shapes: [([usize; 4], [usize; 3], Window, usize); 16] = [
         ([1, 1, 1, 1], [1, 1, 1], window(1, 0, 1), 1),
         ([2, 5, 7, 4], [8, 1, 1], window(1, 0, 1), 1),
         ([1, 9, 11, 8], [12, 1, 1], window(2, 0, 1), 1),
@@ -224,6 +224,10 @@ pub fn cases() -> Vec<Case> {
         ([1, 1, 33, 130], [129, 1, 1], window(1, 0, 1), 1),
         ([1, 21, 23, 36], [68, 3, 3], window(1, 1, 1), 1),
         ([2, 5, 13, 64], [72, 1, 1], window(1, 0, 1), 1),
+        // Few channels: rows of taps shorter and longer than eight elements, lines narrower and wider than a row of taps.
+        ([2, 9, 6, 1], [12, 3, 5], window(1, 2, 1), 1),
+        ([1, 12, 19, 3], [8, 3, 3], window(2, 1, 1), 1),
+        ([2, 5, 3, 7], [68, 3, 7], window(1, 3, 1), 1),
     ];
     let mut cases = Vec::new();
     for (i, (image, kernel, window, groups)) in shapes.into_iter().enumerate() {

@@ -124,8 +124,8 @@ impl Op for IntegerScores {
         vec![Host::from_f32(outputs[0], y)]
     }
 
-    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        self.product(inputs, outputs).kernels_on_codes()
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+        self.product(inputs, outputs).kernels(device)
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -197,8 +197,8 @@ impl Op for IntegerMix {
         vec![Host::from_f32(outputs[0], y)]
     }
 
-    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        self.product(inputs, outputs).kernels_on_codes()
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+        self.product(inputs, outputs).kernels(device)
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -256,9 +256,21 @@ fn test_state(heads: usize, alpha: f32, zero: Option<f32>, seed: u64) -> Host {
     Host::f32([heads, 4], noise([heads], seed).to_f32().iter().flat_map(one).collect())
 }
 
+/// A small case that the kernels for cooperative matrices take: lines that begin between words, more than a tile in each direction.
+pub(crate) fn matrix_case() -> Case {
+    let inputs = vec![
+        test_codes([1, 2, 65, 70], 1.0, 1),
+        test_codes([1, 70, 80], 1.0, 2),
+        test_state(2, 0.02, None, 3),
+        test_state(2, 0.02, None, 4),
+    ];
+    Case::new(IntegerMix { heads: 2, to: DType::F32 }, inputs, Tolerance::EXACT)
+}
+
 /// Cases of the op table: B, N, S, heads, d.
 pub fn cases() -> Vec<Case> {
-    // One of each; primes; heads that do not fill words; DETR's, encoder and decoder; sums of several parts; one query or key.
+    // One of each; primes; heads that do not fill words; DETR's, encoder and decoder; sums of several parts, on each tile; one
+    // query or key.
     let shapes = [
         [1, 1, 1, 1, 1],
         [1, 1, 1, 2, 4],
@@ -273,6 +285,8 @@ pub fn cases() -> Vec<Case> {
         [1, 5, 6, 1, 300],
         [1, 300, 1, 2, 4],
         [1, 66, 76, 2, 64],
+        [1, 40, 1100, 2, 32],
+        [1, 33, 601, 1, 40],
         [4400, 3, 5, 16, 2],
     ];
     shapes.into_iter().enumerate().flat_map(|(i, shape)| cases_of(shape, i as u64)).collect()

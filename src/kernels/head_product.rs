@@ -2,26 +2,30 @@
 //! `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
 
 use super::dropout::Dropout;
-use crate::gpu::{Dispatch, Words};
+use super::head_matrix;
+use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::tensor::{DType, TensorType};
 use crate::wgsl;
 
 /// Workgroups that keep a large GPU busy.
-const BUSY: usize = 260;
-const TILE_K: usize = 16;
+pub(super) const BUSY: usize = 260;
+/// k of a slice of the portable kernel: as many as there is room for, since a mix of few tiles waits for each slice.
+const TILES_K: [usize; 3] = [64, 32, 16];
+/// Bytes of workgroup memory that WebGPU guarantees.
+const ROOM: usize = 16 << 10;
 /// Products of two differences of codes, of up to 255 each, whose sum f32 holds exactly: whole slices, at most 2^24 / 255².
-const PART: usize = 256;
+pub(super) const PART: usize = 256;
 
 /// How a matrix of one head lies in a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operand {
     /// Elements from one image to the next, from one head to the next, and from one row to the next.
     strides: [usize; 3],
-    dtype: DType,
-    /// Rows begin at multiples of four elements and are as long.
-    fours: bool,
+    pub(super) dtype: DType,
+    /// Of 8, 4, 2 and 1 elements the most that rows begin at multiples of and are as long.
+    pub(super) width: usize,
     /// Neighbours in memory are neighbouring k, not neighbouring m or n.
-    along_k: bool,
+    pub(super) along_k: bool,
 }
 
 impl Operand {
@@ -29,15 +33,19 @@ impl Operand {
     pub(super) fn tokens(ty: TensorType, heads: usize, along_k: bool) -> Self {
         let [_, length, channels] = ty.shape.blc();
         let depth = channels / heads;
-        Self { strides: [length * channels, depth, channels], dtype: ty.dtype, fours: depth.is_multiple_of(4), along_k }
+        Self { strides: [length * channels, depth, channels], dtype: ty.dtype, width: width_of(depth), along_k }
     }
 
     /// A head's piece of maps `[B, h, N, S]`: rows are those of the map.
     pub(super) fn map(ty: TensorType, along_k: bool) -> Self {
         let [_, heads, rows, columns] = ty.shape.bhwc();
         let strides = [heads * rows * columns, rows * columns, columns];
-        Self { strides, dtype: ty.dtype, fours: columns.is_multiple_of(4), along_k }
+        Self { strides, dtype: ty.dtype, width: width_of(columns), along_k }
     }
+}
+
+fn width_of(extent: usize) -> usize {
+    [8, 4, 2].into_iter().find(|&width| extent.is_multiple_of(width)).unwrap_or(1)
 }
 
 /// What is done beside the product.
@@ -75,15 +83,25 @@ struct Tile {
     columns: usize,
 }
 
+impl Tile {
+    /// k of a slice, for sums of so many terms.
+    fn slice(self, k: usize) -> usize {
+        let bytes = |slice: usize| slice * (self.m / 4 + 1 + self.n / 4 + 1) * 16;
+        TILES_K.into_iter().find(|&slice| slice <= k && bytes(slice) <= ROOM).unwrap_or(TILES_K[2])
+    }
+}
+
 impl HeadProduct {
     /// All kernels, best first.
-    pub(super) fn kernels(&self) -> Vec<Dispatch> {
-        self.choices().map(|tile| self.tiled(tile)).into()
+    pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
+        let mut kernels = head_matrix::kernels(self, device);
+        kernels.extend(self.choices().map(|tile| self.tiled(tile)));
+        kernels
     }
 
-    /// All kernels on operands of codes, whose states are inputs 2 and 3, best first.
-    pub(super) fn kernels_on_codes(&self) -> Vec<Dispatch> {
-        self.choices().map(|tile| self.tiled_on_codes(tile)).into()
+    /// Whether the operands are codes, whose states are inputs 2 and 3.
+    pub(super) fn is_on_codes(&self) -> bool {
+        self.left.dtype == DType::I8
     }
 
     /// Tiles, best first.
@@ -96,75 +114,94 @@ impl HeadProduct {
         };
         let large = Tile { m: 64, n, rows: if n == 16 { 4 } else { 8 }, columns };
         let small = Tile { m: 32, n, rows: 4, columns };
-        if self.tiles(large) >= BUSY { [large, small] } else { [small, large] }
+        if self.tiles([large.m, large.n]) >= BUSY { [large, small] } else { [small, large] }
     }
 
-    fn tiles(&self, tile: Tile) -> usize {
+    pub(super) fn tiles(&self, tile: [usize; 2]) -> usize {
         let [m, n, _] = self.extents;
-        m.div_ceil(tile.m) * n.div_ceil(tile.n) * self.batch * self.heads
+        m.div_ceil(tile[0]) * n.div_ceil(tile[1]) * self.batch * self.heads
     }
 
+    /// The portable kernel.
     fn tiled(&self, tile: Tile) -> Dispatch {
-        let dispatch = self
-            .place(Dispatch::new(wgsl!("heads/product.wgsl"), 2), tile)
-            .element("element_left", self.left.dtype)
-            .element("element_right", self.right.dtype)
-            .constant("AT_POINTS", 4)
-            .constant("AT_Y", 6)
+        let dispatch = Dispatch::new(wgsl!("heads/product.wgsl"), 2)
+            .constant("TILE_K", tile.slice(self.extents[2]))
+            .constant("ROWS", tile.rows)
+            .constant("COLUMNS", tile.columns)
+            .constant("PART", PART)
+            .flag("IN_PARTS", self.is_on_codes() && self.extents[2] > PART)
             .flag("LEFT_ALONG_K", self.left.along_k)
-            .flag("DROP_LEFT", matches!(self.extra, Extra::DropLeft(_)))
-            .flag("DROP_Y", matches!(self.extra, Extra::DropY(_)))
-            .part(if self.left.fours { wgsl!("heads/left_vec4.wgsl") } else { wgsl!("heads/left_scalar.wgsl") })
-            .part(if self.right.fours { wgsl!("heads/right_vec4.wgsl") } else { wgsl!("heads/right_scalar.wgsl") });
+            .flag("RIGHT_ALONG_K", self.right.along_k);
+        let fours = [self.left, self.right].map(|operand| operand.width >= 4);
+        let dispatch = if self.is_on_codes() {
+            dispatch.flag("LEFT_FOURS", fours[0]).flag("RIGHT_FOURS", fours[1]).part(wgsl!("heads/read_codes.wgsl"))
+        } else {
+            dispatch
+                .element("element_left", self.left.dtype)
+                .element("element_right", self.right.dtype)
+                .part(if fours[0] { wgsl!("heads/left_vec4.wgsl") } else { wgsl!("heads/left_scalar.wgsl") })
+                .part(if fours[1] { wgsl!("heads/right_vec4.wgsl") } else { wgsl!("heads/right_scalar.wgsl") })
+        };
+        self.place(dispatch, [tile.m, tile.n])
+    }
+
+    /// Adds what all kernels share: tiles, parameters, what happens to the sums, bindings and the grid.
+    pub(super) fn place(&self, dispatch: Dispatch, [m, n]: [usize; 2]) -> Dispatch {
+        let dispatch = dispatch
+            .element("element_y", self.y.dtype)
+            .wide("element_y2", self.y.dtype, 2)
+            .constant("TILE_M", m)
+            .constant("TILE_N", n)
+            .flag("PRIOR", matches!(self.extra, Extra::Prior(_)))
+            .flag("HALF_Y", self.y.dtype == DType::F16)
+            .part(wgsl!("heads/params.wgsl"))
+            .part(wgsl!("heads/prior.wgsl"))
+            .part(match self.y.width {
+                4.. => wgsl!("heads/y_vec4.wgsl"),
+                2 => wgsl!("heads/y_vec2.wgsl"),
+                _ => wgsl!("heads/y_scalar.wgsl"),
+            })
+            .params(self.params([m, n]))
+            .over_groups(self.tiles([m, n]));
+        if self.is_on_codes() { self.on_codes(dispatch) } else { self.on_floats(dispatch) }
+    }
+
+    fn on_codes(&self, dispatch: Dispatch) -> Dispatch {
+        debug_assert!(self.left.along_k && !matches!(self.extra, Extra::DropLeft(_) | Extra::DropY(_)));
+        dispatch
+            .part(wgsl!("heads/codes.wgsl"))
+            .constant("AT_POINTS", 5)
+            .constant("AT_Y", 7)
+            .bind(if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] })
+    }
+
+    fn on_floats(&self, dispatch: Dispatch) -> Dispatch {
         let extra_inputs = match self.extra {
             Extra::Nothing => [0, 0, 0],
             Extra::DropLeft(_) | Extra::DropY(_) => [2, 0, 0],
             Extra::Prior(_) => [0, 2, 3],
         };
-        dispatch.bind([&[0, 1], &extra_inputs[..]].concat())
-    }
-
-    fn tiled_on_codes(&self, tile: Tile) -> Dispatch {
-        debug_assert!(self.left.along_k && !matches!(self.extra, Extra::DropLeft(_) | Extra::DropY(_)));
-        self.place(Dispatch::new(wgsl!("heads/codes.wgsl"), 4), tile)
-            .constant("AT_POINTS", 5)
-            .constant("AT_Y", 7)
-            .constant("PART", PART)
-            .flag("IN_PARTS", self.extents[2] > PART)
-            .flag("LEFT_FOURS", self.left.fours)
-            .flag("RIGHT_FOURS", self.right.fours)
-            .bind(if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] })
-    }
-
-    /// Adds what the kernels share.
-    fn place(&self, dispatch: Dispatch, tile: Tile) -> Dispatch {
         dispatch
-            .element("element_y", self.y.dtype)
-            .constant("TILE_M", tile.m)
-            .constant("TILE_N", tile.n)
-            .constant("TILE_K", TILE_K)
-            .constant("ROWS", tile.rows)
-            .constant("COLUMNS", tile.columns)
-            .flag("RIGHT_ALONG_K", self.right.along_k)
-            .flag("PRIOR", matches!(self.extra, Extra::Prior(_)))
-            .flag("HALF_Y", self.y.dtype == DType::F16)
-            .part(wgsl!("heads/params.wgsl"))
-            .part(wgsl!("heads/prior.wgsl"))
-            .part(if self.y.fours { wgsl!("heads/y_vec4.wgsl") } else { wgsl!("heads/y_scalar.wgsl") })
-            .params(self.params(tile))
-            .over_groups(self.tiles(tile))
+            .part(wgsl!("heads/floats.wgsl"))
+            .constant("AT_POINTS", 4)
+            .constant("AT_Y", 6)
+            .flag("DROP_LEFT", matches!(self.extra, Extra::DropLeft(_)))
+            .flag("DROP_Y", matches!(self.extra, Extra::DropY(_)))
+            .bind([&[0, 1], &extra_inputs[..]].concat())
     }
 
-    fn params(&self, tile: Tile) -> Words {
+    fn params(&self, tile: [usize; 2]) -> Words {
         let [m, n, k] = self.extents;
-        let extents = [m, n, k, m.div_ceil(tile.m), n.div_ceil(tile.n), self.batch, self.heads];
+        let extents = [m, n, k, m.div_ceil(tile[0]), n.div_ceil(tile[1]), self.batch, self.heads];
         let words = [&extents[..], &self.left.strides, &self.right.strides, &self.y.strides].concat();
-        let (dropout, columns) = match self.extra {
-            Extra::Nothing => (Dropout { p: 0.0, salt: 0 }, 1),
-            Extra::DropLeft(dropout) | Extra::DropY(dropout) => (dropout, 1),
-            Extra::Prior(columns) => (Dropout { p: 0.0, salt: 0 }, columns),
+        let none = Dropout { p: 0.0, salt: 0 };
+        let (dropout, scale, columns) = match self.extra {
+            Extra::Nothing => (none, self.scale, 1),
+            Extra::DropLeft(dropout) => (dropout, self.scale * dropout.scale(), 1),
+            Extra::DropY(dropout) => (dropout, self.scale, 1),
+            Extra::Prior(columns) => (none, self.scale, columns),
         };
-        dropout.words(Words::of(words).float(self.scale)).word(columns as u32).float(1.0 / columns as f32)
+        dropout.words(Words::of(words).float(scale)).word(columns as u32).float(1.0 / columns as f32)
     }
 
     /// Multiply-adds counted as two.

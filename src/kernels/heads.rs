@@ -122,8 +122,8 @@ impl Op for Scores {
         vec![Host::from_f32(outputs[0], y)]
     }
 
-    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        self.product(inputs, outputs).kernels()
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+        self.product(inputs, outputs).kernels(device)
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -209,8 +209,8 @@ impl Op for Mix {
         vec![Host::from_f32(outputs[0], y)]
     }
 
-    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        self.product(inputs, outputs).kernels()
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+        self.product(inputs, outputs).kernels(device)
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -261,6 +261,12 @@ pub fn mix(g: &mut Graph, p: Var, v: Var, dropout: Option<(Dropout, Var)>) -> Va
     let dropout = dropout.filter(|(dropout, _)| dropout.p > 0.0);
     let op = Mix { heads: g.shape(p).bhwc()[1], scale: 1.0, transposed: false, dropout: dropout.map(|(d, _)| d) };
     g.apply(op, &[p, v].into_iter().chain(dropout.map(|(_, seed)| seed)).collect::<Vec<_>>())
+}
+
+/// A small case that the kernels for cooperative matrices take, more than a tile in each direction.
+pub(crate) fn matrix_case() -> Case {
+    let op = Scores { heads: 2, scale: 0.2, behind: Behind::Nothing };
+    Case::new(op, vec![noise([1, 65, 80], 1), noise([1, 70, 80], 2)], Tolerance::EXACT).in_f16(Tolerance { absolute: 2e-3, relative: 2e-3 })
 }
 
 /// Cases of the op table: B, N, S, heads, d; three of the modes for each, in turn.

@@ -9,7 +9,7 @@ use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::kernels::reduce;
-use crate::kernels::rows::{RowLayout, width_of};
+use crate::kernels::rows::{RowLayout, floats, width_of};
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{Host, Shape, TensorType};
 use crate::wgsl;
@@ -42,7 +42,8 @@ impl LayerNorm {
         assert!(self.freedom(x.shape.last()) > 0, "{op}: one number has no unbiased variance, found {x}");
     }
 
-    fn kernel(self, x: TensorType, weight: TensorType, width: usize) -> Dispatch {
+    /// The kernel without what stores its results.
+    pub(super) fn kernel(self, x: TensorType, weight: TensorType, width: usize) -> Dispatch {
         let layout = RowLayout::new(x.shape, width);
         let dispatch = Dispatch::new(wgsl!("layer_norm.wgsl"), 3)
             .wide("wide_x", x.dtype, width)
@@ -75,7 +76,8 @@ impl Op for LayerNorm {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], inputs[1], width)).collect()
+        let (x, weight) = (inputs[0], inputs[1]);
+        width_of(x.shape.last()).map(|width| floats(self.kernel(x, weight, width), 4, x.dtype, width)).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {

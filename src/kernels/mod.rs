@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod binary;
+pub mod coded;
 pub mod concat;
 pub mod conv;
 pub mod conv_gradient;
@@ -14,6 +15,7 @@ pub mod dropout;
 pub mod epilogue;
 mod gemm;
 pub mod head_codes;
+mod head_matrix;
 mod head_product;
 pub mod heads;
 pub mod integer;
@@ -43,6 +45,7 @@ use crate::{Error, Result};
 pub const TABLE: &[Family] = &[
     Family { name: "attention", cases: attention::cases },
     Family { name: "binary", cases: binary::cases },
+    Family { name: "coded", cases: coded::cases },
     Family { name: "concat", cases: concat::cases },
     Family { name: "conv", cases: conv::cases },
     Family { name: "conv_gradient", cases: conv_gradient::cases },
@@ -76,7 +79,7 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     if !gpu.capabilities().allows(Tier::Matrix) {
         return Ok(None);
     }
-    for case in [linear::matrix_case(), integer::matrix_case()] {
+    for case in [linear::matrix_case(), integer::matrix_case(), heads::matrix_case(), head_codes::matrix_case()] {
         let outcomes = match check_case(gpu, &case) {
             Ok(outcomes) => outcomes,
             Err(Error::Driver(what)) => return Ok(Some(what)),

@@ -15,6 +15,11 @@ pub(super) fn lanes(dispatch: Dispatch, width: usize) -> Dispatch {
     dispatch.wide("wide", DType::F32, width).part(part)
 }
 
+/// Adds `store`, which writes floats to the binding `at`.
+pub(super) fn floats(dispatch: Dispatch, at: usize, y: DType, width: usize) -> Dispatch {
+    dispatch.wide("wide_y", y, width).constant("AT_Y", at).part(wgsl!("store/floats.wgsl"))
+}
+
 /// Invocations and workgroups over the rows of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowLayout {
@@ -35,12 +40,17 @@ impl RowLayout {
 
     /// Adds constants, [`lanes`] and a grid over all rows.
     pub(super) fn apply(self, dispatch: Dispatch) -> Dispatch {
-        self.constants(dispatch).over_groups(self.rows.div_ceil(self.group / self.lanes))
+        self.constants(dispatch).over_groups(self.rows.div_ceil(self.at_once()))
     }
 
     /// Adds constants and [`lanes`].
     pub(super) fn constants(self, dispatch: Dispatch) -> Dispatch {
         lanes(dispatch, self.width).constant("LANES", self.lanes).constant("GROUP", self.group)
+    }
+
+    /// Rows that a workgroup takes at once.
+    pub(super) fn at_once(self) -> usize {
+        self.group / self.lanes
     }
 
     /// How often each invocation must step to pass over a row of `n` numbers.

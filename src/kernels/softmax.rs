@@ -8,6 +8,7 @@ use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
+use crate::kernels::quantize::Quantize;
 use crate::kernels::rows::{RowLayout, width_of};
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
@@ -22,16 +23,40 @@ pub struct Softmax;
 
 /// The kernel of `source` over the rows of its first `rows` inputs, which are alike; one more input is the mask.
 fn kernel(source: Source, inputs: &[TensorType], rows: usize, width: usize) -> Dispatch {
+    let layout = RowLayout::new(inputs[0].shape, width);
+    layout.apply(over_rows(source, inputs, rows, width))
+}
+
+/// The same without a layout.
+fn over_rows(source: Source, inputs: &[TensorType], rows: usize, width: usize) -> Dispatch {
     let (x, mask) = (inputs[0], inputs.get(rows));
     let batch = mask.map_or(1, |m| m.shape.rows());
     let bindings: Vec<usize> = (0..rows).chain([if mask.is_some() { rows } else { 0 }]).collect();
-    let dispatch = Dispatch::new(source, rows + 1)
+    Dispatch::new(source, rows + 1)
         .wide("wide_x", x.dtype, width)
         .wide("wide_mask", DType::U32, width)
         .flag("HAS_MASK", mask.is_some())
         .bind(bindings)
-        .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.rows() / batch]));
-    RowLayout::new(x.shape, width).apply(dispatch)
+        .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.rows() / batch]))
+}
+
+impl Softmax {
+    /// Kernels that write the codes of a quantizer with a state, which is the input behind x and mask; without what keeps floats.
+    pub(super) fn kernels_with_codes(inputs: &[TensorType], quantizer: Quantize, state: TensorType) -> impl Iterator<Item = Dispatch> {
+        let (x, levels, count) = (inputs[0].shape, quantizer.levels(), inputs.len());
+        let rows_of_state = if state.shape.rows() == 1 { x.rows() } else { quantizer.inner / x.last() };
+        let inputs = inputs.to_vec();
+        width_of(x.last()).map(move |width| {
+            let layout = RowLayout::new(x, width);
+            let dispatch = over_rows(wgsl!("softmax/codes.wgsl"), &inputs, 1, width);
+            let words = dispatch.params.clone().also([x.last(), rows_of_state, state.shape.rows()]);
+            let words = [levels.low(), levels.high(), levels.offset()].into_iter().fold(words, |words, limit| words.float(limit as f32));
+            let word = if width == 4 { wgsl!("softmax/word_vec4.wgsl") } else { wgsl!("softmax/word_scalar.wgsl") };
+            let dispatch = dispatch.bind([0, if count > 1 { 1 } else { 0 }, count]).params(words);
+            let dispatch = layout.constants(dispatch).part(wgsl!("softmax/score.wgsl")).part(word);
+            dispatch.over_groups(x.rows().div_ceil(layout.at_once().max(4)))
+        })
+    }
 }
 
 /// Whether a tensor is floats, and a mask, if any, has a number for each column of each of its batch elements.
@@ -63,7 +88,9 @@ impl Op for Softmax {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.last()).map(|width| kernel(wgsl!("softmax.wgsl"), inputs, 1, width)).collect()
+        width_of(inputs[0].shape.last())
+            .map(|width| kernel(wgsl!("softmax.wgsl"), inputs, 1, width).part(wgsl!("softmax/score.wgsl")))
+            .collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {

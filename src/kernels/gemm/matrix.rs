@@ -64,17 +64,21 @@ pub(super) fn kernels(product: &Product, device: &Capabilities) -> Vec<Dispatch>
         return Vec::new();
     }
     let halves = [wgsl!("gemm/raw_x_halves.wgsl"), wgsl!("gemm/raw_w_halves.wgsl")];
-    variants(product, device, halves, |dispatch, tile| product.surround(dispatch, tile))
+    variants(product, device, halves, |product, dispatch, tile| product.surround(dispatch, tile))
 }
 
-/// The same for operands whose elements the pieces `raw` make halves of; `finish` adds parameters and results.
+/// The same for operands whose elements the pieces `raw` make halves of; `finish` adds parameters and results of the product as it
+/// is computed.
 pub(crate) fn variants(
     product: &Product,
     device: &Capabilities,
     raw: [Source; 2],
-    finish: impl Fn(Dispatch, Tile) -> Dispatch,
+    finish: impl Fn(&Product, Dispatch, Tile) -> Dispatch,
 ) -> Vec<Dispatch> {
-    let Some(staging) = staging(product).filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
+    let narrow = Narrow::of(product);
+    let product = &narrow.map_or_else(|| product.clone(), |narrow| Product { k: narrow.k(), ..product.clone() });
+    let pieces = narrow.map_or_else(|| staging(product), |narrow| Some(narrow.staging()));
+    let Some(staging) = pieces.filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
     let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
     let order = match (fills, product.split_k() >= LONG) {
         (true, true) => [DEEP, LARGE, SMALL],
@@ -83,9 +87,46 @@ pub(crate) fn variants(
     };
     let kernel = |variant: Variant| {
         let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
-        finish(dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
+        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
+        finish(product, dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
     };
     order.into_iter().map(kernel).collect()
+}
+
+/// A convolution of fewer than eight channels, a network's first: what a row of its window's taps covers lies in one piece in the
+/// image, and each piece is filled up to whole chunks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Narrow {
+    rows: usize,
+    /// Elements of a piece.
+    run: usize,
+}
+
+impl Narrow {
+    fn of(product: &Product) -> Option<Self> {
+        let Operands::Windows(window) = product.operands else { return None };
+        let narrow = Self { rows: window.kernel_height, run: window.kernel_width * window.channels };
+        let is_narrow = window.channels < 8 && window.channels == window.group_channels && window.dilation == 1;
+        (is_narrow && narrow.k() <= product.split_k()).then_some(narrow)
+    }
+
+    fn chunks(self) -> usize {
+        self.run.div_ceil(8)
+    }
+
+    /// Terms of a sum, those that fill up included.
+    fn k(self) -> usize {
+        self.rows * self.chunks() * 8
+    }
+
+    fn staging(self) -> [Staging; 2] {
+        [wgsl!("gemm/x_narrow_chunks.wgsl"), wgsl!("gemm/w_narrow_chunks.wgsl")].map(|load| Staging { load, across: false })
+    }
+
+    fn parts(self, dispatch: Dispatch, element: DType) -> Dispatch {
+        let packed = if element == DType::F16 { wgsl!("gemm/narrow_halves.wgsl") } else { wgsl!("gemm/narrow_codes.wgsl") };
+        dispatch.constant("RUN", self.run).constant("RUN_CHUNKS", self.chunks()).part(packed).part(wgsl!("gemm/narrow.wgsl"))
+    }
 }
 
 /// How both operands are staged, if they can be.

@@ -28,6 +28,8 @@ impl Bits {
 pub struct Requantize {
     /// What the codes are of.
     pub levels: Levels,
+    /// Step sizes: one, or several for as many neighbouring channels each, a multiple of 4.
+    pub groups: usize,
     /// Whether the floats are a result as well.
     pub keep: bool,
 }
@@ -35,8 +37,8 @@ pub struct Requantize {
 /// The bits of the operands, what happens to each sum, and the element type of the result.
 ///
 /// Inputs of an op with this arithmetic: x i8, w i8 (output channels first), the state f32 `[1, 4]` of x, which gives the code of
-/// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue, then the state f32 `[1, 4]` of the
-/// quantizer behind it. Outputs: the floats, or codes i8 of the same shape, or both. Codes need N to be a multiple of 4, so that an
+/// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue, then the state f32 `[G, 4]` of the
+/// quantizer behind it, G step sizes each of N / G channels. Outputs: the floats, or codes i8 of the same shape, or both. Codes need N to be a multiple of 4, so that an
 /// invocation writes whole words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arithmetic {
@@ -73,9 +75,9 @@ impl Arithmetic {
         let y = TensorType { shape: y, dtype: self.to };
         let (inputs, behind) = inputs.split_at(inputs.len() - usize::from(self.requantize.is_some()));
         self.epilogue.check(op, Self::FIRST, inputs, y);
-        let Some(Requantize { keep, .. }) = self.requantize else { return vec![y] };
-        let fits = y.shape.last().is_multiple_of(4) && behind == [TensorType::f32([1, 4])];
-        assert!(fits, "{op}: to give codes it wants a multiple of 4 channels and a state f32[1, 4], found {y}, {behind:?}");
+        let Some(Requantize { keep, groups, .. }) = self.requantize else { return vec![y] };
+        let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([groups, 4])];
+        assert!(fits, "{op}: to give codes it wants a multiple of 4 channels for each row of a state, found {y}, {behind:?}");
         keep.then_some(y).into_iter().chain([y.with_dtype(DType::I8)]).collect()
     }
 
@@ -95,8 +97,8 @@ impl Arithmetic {
         let mut y: Vec<f32> = sums.iter().map(|&s| s as f32).collect();
         self.epilogue.reference(Self::FIRST, inputs, &mut y, outputs[0].shape.last());
         let y = Host::from_f32(outputs[0].with_dtype(self.to), y);
-        let Some(Requantize { levels: Levels { bits, signed }, keep }) = self.requantize else { return vec![y] };
-        let quantizer = Quantize { bits, signed, inner: 1 };
+        let Some(Requantize { levels: Levels { bits, signed }, groups, keep }) = self.requantize else { return vec![y] };
+        let quantizer = Quantize { bits, signed, inner: y.shape().last() / groups };
         let codes = quantizer.reference(&[&y, inputs[inputs.len() - 1]], &outputs[outputs.len() - 1..]);
         keep.then_some(y).into_iter().chain(codes).collect()
     }
@@ -127,15 +129,17 @@ impl Arithmetic {
             return dispatch.part(wgsl!("integer/finish_scalar.wgsl")).bind(inputs);
         }
         let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
-        dispatch = self.store(dispatch, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
+        dispatch = self.store(dispatch, n, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
         dispatch.bind(inputs)
     }
 
     /// Adds the piece that stores results, whose bindings begin with `first`.
-    fn store(self, dispatch: Dispatch, first: usize) -> Dispatch {
-        let Some(Requantize { levels, keep }) = self.requantize else { return dispatch.part(wgsl!("integer/store_floats.wgsl")) };
+    fn store(self, dispatch: Dispatch, n: usize, first: usize) -> Dispatch {
+        let Some(Requantize { levels, groups, keep }) = self.requantize else { return dispatch.part(wgsl!("integer/store_floats.wgsl")) };
         let dispatch = dispatch
             .constant("AT_CODES", first + usize::from(keep))
+            .constant("OUT_GROUPS", groups)
+            .constant("OUT_INNER", n / groups / 4)
             .constant("HALF", 1 << (levels.bits - 1))
             .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
             .flag("HALF_Y", self.to == DType::F16)

@@ -109,6 +109,11 @@ pub(super) fn cases() -> Vec<Case> {
         // Sums that need parts, with padding.
         ([1, 4, 5, 128], [8, 3, 3], window(1, 1, 1), [8, 8]),
         ([1, 6, 9, 16], [12, 3, 3], window(2, 0, 1), [4, 4]),
+        // Few channels: rows of taps shorter and longer than eight elements, lines narrower and wider than a row of taps.
+        ([2, 9, 6, 1], [13, 3, 5], window(1, 2, 1), [8, 8]),
+        ([1, 12, 19, 3], [8, 3, 3], window(2, 1, 1), [4, 4]),
+        ([2, 5, 3, 7], [68, 3, 7], window(1, 3, 1), [8, 4]),
+        ([2, 9, 6, 1], [12, 3, 5], window(1, 2, 1), [8, 8]),
     ];
     let mut cases = Vec::new();
     for (i, (image, [n, kh, kw], window, bits)) in shapes.into_iter().enumerate() {

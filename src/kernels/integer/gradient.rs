@@ -56,7 +56,7 @@ impl IntegerWeightGradient {
             return Vec::new();
         }
         let raw = [wgsl!("gemm/raw_x_halves.wgsl"), wgsl!("integer/raw_w_differences.wgsl")];
-        gemm::matrix::variants(product, device, raw, |dispatch, tile| Self::surround(product, dispatch.bind([0, 1, 2]), tile))
+        gemm::matrix::variants(product, device, raw, |product, dispatch, tile| Self::surround(product, dispatch.bind([0, 1, 2]), tile))
     }
 
     /// The pieces of parameters and results, the parameters themselves and the grid.

@@ -151,7 +151,7 @@ fn test_inputs(arithmetic: Arithmetic, x: Host, w: Host, zero: f32, y: &[usize],
         inputs[residual] = inputs[residual].clone().cast(arithmetic.to);
     }
     // A fine step, so that results lie on both sides of most codes.
-    let behind = arithmetic.requantize.map(|r| test_state(1, 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
+    let behind = arithmetic.requantize.map(|r| test_state(r.groups, 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
     inputs.extend(behind);
     inputs
 }
@@ -173,7 +173,8 @@ fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
 /// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer.
 fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Arithmetic> {
     let floats = test_arithmetic(i, bits);
-    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), keep: i.is_multiple_of(2) };
+    let groups = if i % 3 == 2 && n.is_multiple_of(4) { n / 4 } else { 1 };
+    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), groups, keep: i.is_multiple_of(2) };
     let codes = Arithmetic { requantize: Some(requantize), ..floats };
     let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
     [floats].into_iter().chain(fits.then_some(codes)).collect()

@@ -79,8 +79,8 @@ impl IntegerProduct {
             return Vec::new();
         }
         let codes = [wgsl!("integer/raw_x_codes.wgsl"), wgsl!("integer/raw_w_codes.wgsl")];
-        gemm::matrix::variants(&self.geometry, device, codes, |dispatch, tile| {
-            let dispatch = self.place(dispatch, tile).part(wgsl!("integer/matrix_y.wgsl"));
+        gemm::matrix::variants(&self.geometry, device, codes, |geometry, dispatch, tile| {
+            let dispatch = self.place(dispatch, geometry, tile).part(wgsl!("integer/matrix_y.wgsl"));
             let windows = matches!(self.geometry.operands, Operands::Windows(_));
             if windows { dispatch.part(wgsl!("integer/outside.wgsl")) } else { dispatch }
         })
@@ -95,7 +95,7 @@ impl IntegerProduct {
             .constant("COLUMNS", each)
             .constant("PART", self.arithmetic.bits.exact_terms());
         let (x, w) = self.words();
-        self.place(dispatch, tile).part(x).part(w)
+        self.place(dispatch, &self.geometry, tile).part(x).part(w)
     }
 
     fn packed(&self, PackedTile { tile, each, slice }: PackedTile) -> Dispatch {
@@ -107,7 +107,7 @@ impl IntegerProduct {
             .constant("ROWS", each)
             .constant("COLUMNS", each)
             .part(wgsl!("integer/block.wgsl"));
-        let dispatch = self.place(dispatch, tile);
+        let dispatch = self.place(dispatch, &self.geometry, tile);
         let quads = match self.geometry.operands {
             Operands::Windows(w) if w.channels.is_multiple_of(16) => wgsl!("integer/x_windows_quads.wgsl"),
             Operands::Matrices(..) if self.geometry.k.is_multiple_of(16) => wgsl!("integer/x_rows_quads.wgsl"),
@@ -132,8 +132,8 @@ impl IntegerProduct {
     }
 
     /// The geometry, the parameters, what happens to the sums, and the grid.
-    fn place(&self, dispatch: Dispatch, tile: Tile) -> Dispatch {
-        let Product { n, k, operands, .. } = self.geometry;
+    fn place(&self, dispatch: Dispatch, geometry: &Product, tile: Tile) -> Dispatch {
+        let Product { n, k, operands, .. } = *geometry;
         let padded = matches!(operands, Operands::Windows(w) if w.padding > 0);
         let dispatch = match operands {
             Operands::Windows(_) => dispatch.part(wgsl!("gemm/params_windows.wgsl")).part(wgsl!("integer/windows.wgsl")),
@@ -145,7 +145,7 @@ impl IntegerProduct {
             Operands::Windows(_) => dispatch.part(wgsl!("integer/no_padding.wgsl")),
             _ => dispatch,
         };
-        dispatch.params(self.geometry.params(tile)).over_groups(self.geometry.tiles(tile))
+        dispatch.params(geometry.params(tile)).over_groups(geometry.tiles(tile))
     }
 }
 

@@ -53,17 +53,23 @@ impl QuantizeBackward {
         Shares { groups, run: self.forward().run(x.shape, groups), parts, chunk: elements.div_ceil(parts).next_multiple_of(4) }
     }
 
+    /// Invocations for a part: some four steps of four pieces each, in whole groups that run together.
+    fn lanes(chunk: usize, width: usize) -> usize {
+        (chunk / width).div_ceil(16).next_power_of_two().clamp(32, GROUP)
+    }
+
     fn kernel(self, inputs: &[TensorType], width: usize) -> Dispatch {
         let (x, d, levels) = (inputs[0], inputs[2], self.forward().levels());
         let Shares { groups, run, parts, chunk } = self.shares(x, inputs[1].shape.rows());
+        let lanes_of_part = Self::lanes(chunk, width);
         let words = Words::of([x.shape.len() / groups / width, run / width, groups, parts, chunk / width]);
         let dispatch = Dispatch::new(wgsl!("quantize/backward.wgsl"), 3)
             .wide("wide_x", x.dtype, width)
             .wide("wide_d", d.dtype, width)
             .constant("GROUP", GROUP)
-            .constant("LANES", GROUP)
+            .constant("LANES", lanes_of_part)
             .params(words.float(levels.low() as f32).float(levels.high() as f32))
-            .over_groups(groups * parts);
+            .over_groups((groups * parts).div_ceil(GROUP / lanes_of_part));
         lanes(dispatch, width)
     }
 }

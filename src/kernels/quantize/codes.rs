@@ -11,6 +11,7 @@ use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 use std::sync::Arc;
 
+/// Invocations of a workgroup; each takes four words.
 const GROUP: usize = 64;
 
 /// `(x, state) -> codes`; see the module of the family.
@@ -25,7 +26,8 @@ pub struct Quantize {
 }
 
 impl Quantize {
-    pub(super) fn levels(self) -> Levels {
+    /// The levels of the codes.
+    pub(crate) fn levels(self) -> Levels {
         Levels::new(self.bits, self.signed)
     }
 
@@ -43,7 +45,7 @@ impl Quantize {
             .constant("GROUP", GROUP)
             .part(if four { wgsl!("quantize/read_vec4.wgsl") } else { wgsl!("quantize/read_scalar.wgsl") })
             .params(limits.into_iter().fold(words, Words::float))
-            .over_items(n.div_ceil(4), GROUP)
+            .over_items(n.div_ceil(4), 4 * GROUP)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 
+/// Invocations of a workgroup; each takes four words.
 const GROUP: usize = 64;
 
 /// `(codes, state) -> values`; see the module.
@@ -35,7 +36,7 @@ impl Dequantize {
             .constant("GROUP", GROUP)
             .part(if four { wgsl!("quantize/write_vec4.wgsl") } else { wgsl!("quantize/write_scalar.wgsl") })
             .params(Words::of([n, n.div_ceil(4), self.run(codes, groups), groups]))
-            .over_items(n.div_ceil(4), GROUP)
+            .over_items(n.div_ceil(4), 4 * GROUP)
     }
 }
 

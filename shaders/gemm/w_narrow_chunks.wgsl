@@ -1,0 +1,42 @@
+// The right operand of a convolution of fewer than eight channels, in chunks of eight: weights [n, ky, RUN], each RUN filled up with
+// zeros to RUN_CHUNKS chunks.
+
+@group(0) @binding(2) var<storage, read> w: array<u32>;
+
+struct RowW {
+    offset: u32,
+    valid: bool,
+}
+
+struct TapW {
+    offset: u32,
+    count: i32,
+}
+
+fn row_w(row: u32, group: u32) -> RowW {
+    return RowW(row * (p.k / (8u * RUN_CHUNKS) * RUN), row < p.n);
+}
+
+fn tap_w(k: u32, group: u32) -> TapW {
+    let chunk = k / 8u;
+    let element = chunk % RUN_CHUNKS * 8u;
+    return TapW(chunk / RUN_CHUNKS * RUN + element, select(0, min(i32(RUN - element), 8), k < p.k));
+}
+
+fn load_w(row: RowW, tap: TapW) -> RawW {
+    if !row.valid || tap.count == 0 {
+        return RawW();
+    }
+    let start = row.offset + tap.offset;
+    let word = start / PER_WORD;
+    let shift = start % PER_WORD * ELEMENT_BITS;
+    let most = (start + u32(tap.count) - 1u) / PER_WORD;
+    var words = vec4<u32>();
+    var low = w[word];
+    for (var i = 0u; i < CHUNK_WORDS; i++) {
+        let high = w[min(word + i + 1u, most)];
+        words[i] = funnel(low, high, shift) & counted(0, tap.count, i);
+        low = high;
+    }
+    return packed(words);
+}

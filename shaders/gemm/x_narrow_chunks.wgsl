@@ -1,0 +1,42 @@
+// The left operand of a convolution of fewer than eight channels, in chunks of eight. What a row of a window's taps covers lies in
+// one piece in the image, RUN elements: k runs over (ky, element of that piece), each piece filled up to RUN_CHUNKS chunks. What
+// stands in the filling meets zeros of the weights.
+
+@group(0) @binding(1) var<storage, read> x: array<u32>;
+
+// A place's `x` counts elements here, not pixels.
+fn tap_x(k: u32, group: u32) -> Place {
+    if k >= p.k {
+        return Place(0, OUTSIDE, 0);
+    }
+    let chunk = k / 8u;
+    let ky = i32(chunk / RUN_CHUNKS);
+    let element = i32(chunk % RUN_CHUNKS * 8u);
+    return Place(ky * i32(p.width * p.channels) + element, ky, element);
+}
+
+fn load_x(row: RowX, tap: Place) -> RawX {
+    let outside = outside_x();
+    // Of the image's line, and of the piece, what is left of the chunk.
+    let at = row.x * i32(p.channels) + tap.x;
+    let first = clamp(-at, 0, 8);
+    let end = clamp(min(i32(p.width * p.channels) - at, i32(RUN) - tap.x), 0, 8);
+    if row.y == OUTSIDE || u32(row.y + tap.y) >= p.height || first >= end {
+        return outside;
+    }
+    let start = row.offset + tap.offset;
+    // Negative before the first word: an arithmetic shift rounds down.
+    let word = start >> firstTrailingBit(PER_WORD);
+    let shift = (u32(start) % PER_WORD) * ELEMENT_BITS;
+    let least = (start + first) / i32(PER_WORD);
+    let most = (start + end - 1) / i32(PER_WORD);
+    var words = vec4<u32>();
+    var low = x[clamp(word, least, most)];
+    for (var i = 0u; i < CHUNK_WORDS; i++) {
+        let high = x[clamp(word + i32(i) + 1, least, most)];
+        let kept = counted(first, end, i);
+        words[i] = (funnel(low, high, shift) & kept) | (outside.x & ~kept);
+        low = high;
+    }
+    return packed(words);
+}
