@@ -21,7 +21,7 @@ pub struct Histogram<'a> {
     pub range: (f64, f64),
     /// The share that is as high as the picture.
     pub top: f64,
-    /// Lines of text in a corner.
+    /// Lines of text above it.
     pub lines: &'a [String],
     /// Chooses the colour.
     pub series: usize,
@@ -32,14 +32,15 @@ pub fn draw(histogram: &Histogram<'_>) -> RgbImage {
     let mut image = RgbImage::from_pixel(SIZE.0, SIZE.1, WHITE);
     let Histogram { shares, range, top, lines, series } = histogram;
     let bins = shares.len().max(1) as i32;
+    let pen = Pen::new(16.0);
+    let most = f64::from(BOTTOM - TOP - lines.len() as i32 * pen.height());
     let at = |bin: i32| LEFT + bin * (RIGHT - LEFT) / bins;
     for (bin, share) in shares.iter().enumerate() {
-        let height = (share / top).clamp(0.0, 1.0) * f64::from(BOTTOM - TOP);
+        let height = (share / top).clamp(0.0, 1.0) * most;
         let (left, right) = (at(bin as i32), at(bin as i32 + 1));
         fill(&mut image, Rect { left, top: BOTTOM - height.round() as i32, right, bottom: BOTTOM }, COLORS[(series + 4) % COLORS.len()]);
     }
     fill(&mut image, Rect { left: LEFT, top: BOTTOM, right: RIGHT, bottom: BOTTOM + 1 }, AXIS);
-    let pen = Pen::new(16.0);
     for (value, along) in [(range.0, 0.0), ((range.0 + range.1) / 2.0, 0.5), (range.1, 1.0)] {
         let text = format!("{value:.1}");
         let x = LEFT + (f64::from(RIGHT - LEFT) * along) as i32;

@@ -10,9 +10,10 @@ use super::output::{print, print_json, progress};
 use super::pictures::{Picture, drawings, expand, for_each_batch};
 use clap::Args;
 use qdetr::data::image::{self, RgbImage};
-use qdetr::data::preprocess::{Batch, Sample, Size};
+use qdetr::data::preprocess::{Batch, Resize, Sample, Size};
 use qdetr::data::{Dataset, ImageRecord, Options, Strictness};
 use qdetr::gpu::Gpu;
+use qdetr::graph::Values;
 use qdetr::models::config::Alignment;
 use qdetr::models::explain::share_in;
 use qdetr::models::{Detection, Explainer, Look, ModelConfig};
@@ -68,6 +69,8 @@ struct Eye {
     title: String,
     explainer: Explainer,
     queries: Queries,
+    /// How pictures are made for it.
+    resize: Resize,
 }
 
 /// What a model saw on a picture.
@@ -117,7 +120,13 @@ impl Explain {
         let truth = self.annotations.as_deref().map(annotations).transpose()?;
         let gpu = device.open_for(Precision::F32, models.iter().any(|(_, (config, _))| config.quantization.is_some()))?;
         let rows = queries::rows(models[models.len() - 1].1.0.decoder_layers);
-        let mut eyes = models.into_iter().map(|(role, model)| Eye::open(&gpu, role, model, &rows)).collect::<Result<Vec<_>>>()?;
+        let ours = models[models.len() - 1].1.0.clone();
+        let open = |(role, model): (&'static str, (ModelConfig, Values))| {
+            // A model that does not say how large it wants pictures sees those of the one to be explained.
+            let resize = self.resize.resize(if model.0.resize.is_some() { &model.0 } else { &ours })?;
+            Eye::open(&gpu, role, model, resize, rows.len())
+        };
+        let mut eyes = models.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let places = drawings(&self.out, &paths)?;
         let bar = progress(paths.len());
         let (mut images, mut files) = (Vec::new(), Vec::new());
@@ -152,7 +161,7 @@ impl Explain {
     }
 
     /// The models by their roles; the one to be explained is the last.
-    fn models(&self) -> Result<Vec<(&'static str, (ModelConfig, qdetr::graph::Values))>> {
+    fn models(&self) -> Result<Vec<(&'static str, (ModelConfig, Values))>> {
         let named = [("teacher", self.teacher.as_deref()), ("baseline", self.baseline.as_deref()), ("model", Some(self.model.as_path()))];
         let models = named.into_iter().filter_map(|(role, path)| Some((role, path?)));
         let models = models.map(|(role, path)| Ok((role, read(path)?))).collect::<Result<Vec<_>>>()?;
@@ -174,7 +183,7 @@ impl Explain {
         place: &Path,
     ) -> Result<(ImageReport, Vec<PathBuf>)> {
         let image = &picture.content;
-        let seen = eyes.iter_mut().map(|eye| eye.see(image, &self.resize, self.threshold)).collect::<Result<Vec<Seen>>>()?;
+        let seen = eyes.iter_mut().map(|eye| eye.see(image, self.threshold)).collect::<Result<Vec<Seen>>>()?;
         let chosen = self.chosen(&seen[seen.len() - 1]);
         let size = Size::of(image);
         let both = || eyes.iter().zip(&seen);
@@ -211,7 +220,7 @@ impl Explain {
 }
 
 impl Eye {
-    fn open(gpu: &Gpu, role: &'static str, (config, params): (ModelConfig, qdetr::graph::Values), rows: &[usize]) -> Result<Self> {
+    fn open(gpu: &Gpu, role: &'static str, (config, params): (ModelConfig, Values), resize: Resize, rows: usize) -> Result<Self> {
         let bits = config.quantization.as_ref().map_or_else(|| "floats".to_owned(), |q| q.bits.to_string());
         let name = match role {
             "teacher" => "Teacher",
@@ -219,12 +228,12 @@ impl Eye {
             _ if config.alignment != Alignment::None => "Q-DETR",
             _ => "Model",
         };
-        let queries = Queries::new(config.decoder_layers, rows.len());
-        Ok(Self { role, title: format!("{name} ({bits})"), explainer: Explainer::new(gpu, config, params)?, queries })
+        let queries = Queries::new(config.decoder_layers, rows);
+        Ok(Self { role, title: format!("{name} ({bits})"), explainer: Explainer::new(gpu, config, params)?, queries, resize })
     }
 
-    fn see(&mut self, image: &RgbImage, resize: &ResizeArgs, threshold: f32) -> Result<Seen> {
-        let sample = Sample::new(image, resize.resize(self.explainer.config())?);
+    fn see(&mut self, image: &RgbImage, threshold: f32) -> Result<Seen> {
+        let sample = Sample::new(image, self.resize);
         let batch = Batch::new(&[sample], None)?;
         let look = self.explainer.look(&batch)?;
         self.queries.add(&look);

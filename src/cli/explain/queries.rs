@@ -107,9 +107,8 @@ fn draw_row(eyes: &[Eye], row: usize) -> Vec<Panel> {
 }
 
 fn lines(d: &Distribution) -> Vec<String> {
-    let bits = |name: &str, entropy: Option<f64>| entropy.map(|entropy| format!("{name} {entropy:.2} bits"));
-    let numbers = [Some(format!("mean {:.2}", d.mean)), Some(format!("deviation {:.2}", d.deviation))];
-    numbers.into_iter().chain([bits("entropy", d.entropy), bits("of its shape", d.entropy_of_shape)]).flatten().collect()
+    let entropy = d.entropy.zip(d.entropy_of_shape).map(|(all, shape)| format!("entropy {all:.2} bits, of its shape {shape:.2}"));
+    [format!("mean {:.2}, deviation {:.2}", d.mean, d.deviation)].into_iter().chain(entropy).collect()
 }
 
 impl fmt::Display for QueryReport {
