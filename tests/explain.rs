@@ -17,6 +17,7 @@ use qdetr::models::{CalibrationMethod, Calibrator, Detector, Distribution, Expla
 use qdetr::nn::{Precision, initialize};
 use qdetr::quant::Quantization;
 use qdetr::tensor::compare::{Tolerance, compare};
+use qdetr::train::distill::QueryMatcher;
 use qdetr::weights;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -149,8 +150,14 @@ fn the_command_writes_pictures_and_numbers_that_are_those_of_the_taps() {
     }
     let image = &report["images"][1];
     let attention = image["attention"].as_array().expect("attention");
-    let who: Vec<_> = attention.iter().map(|a| (a["query"].as_u64().expect("a number"), a["model"].as_str().expect("a name"))).collect();
-    assert_eq!(who, [(4, "teacher"), (4, "baseline"), (4, "model"), (0, "teacher"), (0, "baseline"), (0, "model")]);
+    let who = |i: usize| (attention[i]["model"].as_str().expect("a name"), attention[i]["query"].as_u64().expect("a number"));
+    assert_eq!([1, 2, 4, 5].map(who), [("baseline", 4), ("model", 4), ("baseline", 0), ("model", 0)]);
+    // Of another model, the query that distillation would match.
+    let (config, params) = place.float.clone();
+    let theirs = Explainer::new(gpu(), config, params).expect("a model").look(&batch(&place.folder.path().join("1.png"))).expect("a run");
+    let boxes = |look: &qdetr::models::Look| look.boxes.to_f32().as_chunks::<4>().0.to_vec();
+    let partner = |query: usize| QueryMatcher::Q_DETR.nearest(boxes(&looks[1])[query], &boxes(&theirs)).expect("a partner") as u64;
+    assert_eq!([0, 3].map(who), [("teacher", partner(4)), ("teacher", partner(0))]);
     // The baseline of this test is the same file as the model.
     assert_eq!(attention[1]["share_in_box"], attention[2]["share_in_box"]);
     assert_eq!(attention[2]["score"].as_f64().map(|s| s as f32), Some(looks[1].by_query().expect("numbers")[0][4].score));

@@ -18,6 +18,7 @@ use qdetr::models::config::Alignment;
 use qdetr::models::explain::share_in;
 use qdetr::models::{Detection, Explainer, Look, ModelConfig};
 use qdetr::nn::Precision;
+use qdetr::train::distill::QueryMatcher;
 use qdetr::{Error, Result};
 use queries::{Queries, QueryReport};
 use serde::Serialize;
@@ -46,7 +47,8 @@ pub(crate) struct Explain {
     annotations: Option<PathBuf>,
     #[command(flatten)]
     resize: ResizeArgs,
-    /// Queries whose attention is drawn, by their numbers from 0; several behind commas [default: those of the best detections]
+    /// Queries of the model whose attention is drawn, by their numbers from 0; several behind commas [default: those of the best
+    /// detections]; of the other models those are drawn whose boxes are nearest
     #[arg(long, value_name = "NUMBER", value_delimiter = ',')]
     queries: Vec<usize>,
     /// So many queries of the best detections
@@ -165,13 +167,11 @@ impl Explain {
         let named = [("teacher", self.teacher.as_deref()), ("baseline", self.baseline.as_deref()), ("model", Some(self.model.as_path()))];
         let models = named.into_iter().filter_map(|(role, path)| Some((role, path?)));
         let models = models.map(|(role, path)| Ok((role, read(path)?))).collect::<Result<Vec<_>>>()?;
-        for (role, (config, _)) in &models {
-            if let Some(wrong) = self.queries.iter().find(|&&query| query >= config.queries) {
-                let last = config.queries - 1;
-                return Err(Error::Usage(format!("--queries {wrong}: the queries of the {role} are 0 to {last}")));
-            }
+        let most = models[models.len() - 1].1.0.queries - 1;
+        match self.queries.iter().find(|&&query| query > most) {
+            Some(wrong) => Err(Error::Usage(format!("--queries {wrong}: the model's queries are 0 to {most}"))),
+            None => Ok(models),
         }
-        Ok(models)
     }
 
     /// Looks at a picture with all models, and draws what they saw.
@@ -184,10 +184,11 @@ impl Explain {
     ) -> Result<(ImageReport, Vec<PathBuf>)> {
         let image = &picture.content;
         let seen = eyes.iter_mut().map(|eye| eye.see(image, self.threshold)).collect::<Result<Vec<Seen>>>()?;
-        let chosen = self.chosen(&seen[seen.len() - 1]);
+        let chosen = self.chosen(&seen);
         let size = Size::of(image);
         let both = || eyes.iter().zip(&seen);
-        let attention = chosen.iter().flat_map(|&query| both().filter_map(move |(eye, seen)| AttentionReport::of(eye, seen, query, size)));
+        let attention =
+            chosen.iter().flat_map(|row| both().zip(row).map(|((eye, seen), &query)| AttentionReport::of(eye, seen, query, size)));
         let found = |(eye, seen): (&Eye, &Seen)| {
             let found = seen.detections.iter().map(|&d| Found::new(eye.explainer.config(), d, size));
             (eye.role, found.collect())
@@ -207,15 +208,22 @@ impl Explain {
         Ok((report, files.into()))
     }
 
-    /// The queries to draw: those that are asked for, or the most certain ones of the model.
-    fn chosen(&self, seen: &Seen) -> Vec<usize> {
-        if !self.queries.is_empty() {
-            return self.queries.clone();
-        }
-        let mut all: Vec<usize> = (0..seen.by_query.len()).collect();
-        all.sort_by(|&a, &b| seen.by_query[b].score.total_cmp(&seen.by_query[a].score));
+    /// The queries to draw, those of all models: the ones of the model that are asked for, or its most certain ones, with their partners
+    /// in the others, as distillation matches them.
+    fn chosen(&self, seen: &[Seen]) -> Vec<Vec<usize>> {
+        let (ours, others) = seen.split_last().expect("there is a model");
+        let mut all: Vec<usize> = (0..ours.by_query.len()).collect();
+        all.sort_by(|&a, &b| ours.by_query[b].score.total_cmp(&ours.by_query[a].score));
         all.truncate(self.top);
-        all
+        let all = if self.queries.is_empty() { all } else { self.queries.clone() };
+        let partner = |query: usize, theirs: &Seen| {
+            let (ours, theirs) = (ours.look.boxes.to_f32(), theirs.look.boxes.to_f32());
+            let (ours, theirs) = (ours.as_chunks().0, theirs.as_chunks().0);
+            // The answers are finite: they have become detections.
+            QueryMatcher::Q_DETR.nearest(ours[query], theirs).unwrap_or(query)
+        };
+        let row = |&query: &usize| others.iter().map(|theirs| partner(query, theirs)).chain([query]).collect();
+        all.iter().map(row).collect()
     }
 }
 
@@ -245,20 +253,19 @@ impl Eye {
 }
 
 impl AttentionReport {
-    /// Nothing where the model has no such query.
-    fn of(eye: &Eye, seen: &Seen, query: usize, size: Size) -> Option<Self> {
-        let found = *seen.by_query.get(query)?;
+    fn of(eye: &Eye, seen: &Seen, query: usize, size: Size) -> Self {
+        let found = seen.by_query[query];
         let map = seen.look.map(0, query);
         let share = |bbox| share_in(bbox, &map, seen.look.cells[1], seen.cell);
         let [left, top, right, bottom] = found.bbox;
         let [x, y] = [(right - left) / 2.0, (bottom - top) / 2.0];
-        Some(Self {
+        Self {
             query,
             model: eye.role,
             found: Found::new(eye.explainer.config(), found, size),
             share_in_box: share(found.bbox),
             share_around_box: share([left - x, top - y, right + x, bottom + y]),
-        })
+        }
     }
 }
 

@@ -41,19 +41,18 @@ impl Small {
     }
 }
 
-/// Queries down, models across: the attention of the last layer, and the box that comes of it.
-pub(super) fn attention(image: &RgbImage, eyes: &[Eye], seen: &[Seen], queries: &[usize]) -> RgbImage {
+/// Queries down, models across, each with its own: the attention of the last layer, and the box that comes of it.
+pub(super) fn attention(image: &RgbImage, eyes: &[Eye], seen: &[Seen], queries: &[Vec<usize>]) -> RgbImage {
     let small = Small::of(image);
-    let panel = |(eye, seen): (&Eye, &Seen), query: usize| {
-        let found = seen.by_query.get(query)?;
+    let panel = |((eye, seen), &query): ((&Eye, &Seen), &usize)| {
         let mut hot = Small { image: small.image.clone(), scale: small.scale };
         let map = seen.look.map(0, query);
         let cell = seen.cell.map(|side| side * small.scale);
         draw::heat(&mut hot.image, Heat { values: &map, columns: seen.look.cells[1], cell });
         let title = format!("{}, query {query}", eye.title);
-        Some(Panel { title, image: hot.with(&[boxed(eye, found)]) })
+        Panel { title, image: hot.with(&[boxed(eye, &seen.by_query[query])]) }
     };
-    let row = |&query: &usize| eyes.iter().zip(seen).filter_map(|both| panel(both, query)).collect();
+    let row = |row: &Vec<usize>| eyes.iter().zip(seen).zip(row).map(panel).collect();
     grid(&queries.iter().map(row).collect::<Vec<Vec<Panel>>>())
 }
 
