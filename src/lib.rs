@@ -22,12 +22,12 @@
 //! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
 //! | [`quant`] | quantizers before they are graphs: bits, granularity, where step sizes start, packed codes |
 //! | [`nn`] | layers: scoped parameters with PyTorch's names, their initialization, and low bits as a property of each |
-//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration |
+//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration, looks inside |
 //! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own, packed low bits |
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
 //! | [`train`] | matching, criterion, distillation, optimizer and schedules, the training step and the loop, resuming, the ablation |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
-//! | [`draw`] | boxes and labels on pictures, plots |
+//! | [`draw`] | boxes, labels and heat maps on pictures, plots |
 //! | [`files`] | reading and writing small files safely |
 //!
 //! The command (`src/main.rs`, `src/cli/`) is a user of this library: one file a subcommand.

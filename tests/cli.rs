@@ -48,6 +48,7 @@ fn the_help_names_every_subcommand_and_each_has_its_own() {
         "check",
         "train",
         "ablation",
+        "explain",
         "quantize",
         "export",
         "inspect",
@@ -357,7 +358,7 @@ fn bench_kernels_times_only_a_strangers_shader_that_is_right() {
         assert_eq!((run.code, run.out.as_str()), (Some(1), ""), "{run:?}");
         assert!(run.err.contains("own.wgsl") && run.err.contains(word) && !run.err.contains("bug in qdetr"), "no `{word}`: {run:?}");
     };
-    fails(&ours.replace("@binding(1)", "@binding(7)"), "holes");
+    fails(&ours.replace("@binding(3)", "@binding(7)"), "holes");
     fails(&ours.replace("read_write>", "read>"), "");
     fails("#import nothing.wgsl", "common/index.wgsl");
     fails("fn main( {", "expected");
