@@ -48,6 +48,7 @@ const DATA: &[(&str, &[usize])] = &[("box_loss", &[1, 2]), ("cross_entropy", &[2
 const WITHOUT: &[(&str, &str)] = &[
     ("accumulate", "optimizer"),
     ("adamw", "optimizer"),
+    ("arena_codes", "as quantize, of many tensors at once; it appears behind the backward"),
     ("attention", "for inference; training materializes the attention map"),
     ("average", "optimizer"),
     ("binary_codes", "appears when graphs are fused"),

@@ -282,17 +282,23 @@ fn several_quantizers() -> (Graph, Values, Layout) {
     for (i, (name, groups)) in [("w", 300), ("x", 1), ("fixed", 1), ("heads", 4), ("both", 1)].into_iter().enumerate() {
         let levels = Levels::new(2 + i as u32, i % 2 == 0);
         let state = state(&mut g, &mut params, name, groups, i > 0, levels);
+        let is_weight = name == "w";
         for turn in 0..1 + usize::from(name == "both") {
-            let shape = [2, 300, 40];
-            let x = g.constant(scaled(&shape, (10 * i + turn) as u64, |v| 20.0 * v));
-            let codes = quantize(&mut g, x, state, levels, if groups == 300 { 40 } else { 10 });
-            let values = dequantize(&mut g, codes, state, if groups == 300 { 40 } else { 10 }, DType::F32);
-            let weights = g.constant(scaled(&shape, (100 + 10 * i + turn) as u64, |v| v));
-            parts.push(binary::mul(&mut g, values, weights));
+            let shape: &[usize] = if is_weight { &[300, 42] } else { &[2, 300, 40] };
+            let host = scaled(shape, (10 * i + turn) as u64, |v| 20.0 * v);
+            let x = if is_weight { g.param("w.weight", host.ty()) } else { g.constant(host.clone()) };
+            if is_weight {
+                params.insert("w.weight".to_owned(), host);
+            }
+            let inner = if is_weight { 42 } else { 10 };
+            let codes = quantize(&mut g, x, state, levels, inner);
+            let values = dequantize(&mut g, codes, state, inner, DType::F32);
+            let weights = g.constant(scaled(shape, (100 + 10 * i + turn) as u64, |v| v));
+            let product = binary::mul(&mut g, values, weights);
+            parts.push(reduce::total(&mut g, product));
         }
     }
-    let sum = parts.into_iter().reduce(|a, b| binary::add(&mut g, a, b)).expect("parts");
-    let loss = reduce::total(&mut g, sum);
+    let loss = parts.into_iter().reduce(|a, b| binary::add(&mut g, a, b)).expect("parts");
     let trained: Vec<(String, Var)> = g.params().iter().map(|(name, &var)| (name.clone(), var)).collect();
     g.next_segment();
     let gradients = g.backward(loss, &trained.iter().map(|&(_, var)| var).collect::<Vec<_>>());
@@ -305,14 +311,15 @@ fn several_quantizers() -> (Graph, Values, Layout) {
 }
 
 #[test]
-fn many_quantizers_share_two_launches() {
+fn many_quantizers_share_three_launches() {
     let (graph, params, layout) = several_quantizers();
     let shared = Quantizers::share(&graph, &layout, "grad.");
     let count = |g: &Graph, op: &str| g.nodes().iter().filter(|n| n.op.name() == op).count();
     assert_eq!([count(&graph, "quantizer_state"), count(&graph, "quantizer_state_backward")], [5, 5]);
     // What is not in the arena stays, and so do the gradients of what two tensors share.
     assert_eq!([count(&shared.graph, "quantizer_state"), count(&shared.graph, "quantizer_state_backward")], [1, 2]);
-    assert_eq!([count(&shared.graph, "quantizer_states"), count(&shared.graph, "state_gradients")], [1, 1]);
+    assert_eq!(["quantizer_states", "arena_codes", "state_gradients"].map(|op| count(&shared.graph, op)), [1; 3]);
+    assert_eq!(["quantize", "dequantize"].map(|op| [count(&graph, op), count(&shared.graph, op)]), [[6, 5]; 2]);
 
     let layout = Arc::new(layout);
     let [weights, gradients] = ["weights", "gradients"].map(|label| Arena::new(gpu(), label, &layout).expect("an arena"));

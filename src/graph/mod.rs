@@ -15,6 +15,7 @@ mod compile;
 mod fold;
 mod fuse;
 mod halves;
+mod in_place;
 mod interpret;
 mod memory;
 mod op;

@@ -8,6 +8,7 @@
 use super::rebuild::Rebuild;
 use super::{Graph, Node, Op, Origin, Var};
 use crate::kernels::coded::{Producer, coded};
+use crate::kernels::head_codes::IntegerMix;
 use crate::kernels::integer::{self, Arithmetic, Requantize};
 use crate::kernels::quantize::Quantize;
 use std::any::Any;
@@ -88,9 +89,10 @@ fn absorptions(graph: &Graph) -> HashMap<usize, Absorption> {
     let absorb = |(producer, quantizers): (usize, Vec<Behind>)| {
         let count = readers[&graph.nodes()[producer].outputs[0]];
         let node = &graph.nodes()[producer];
-        behind_codes(graph, node, &quantizers, count).or_else(|| behind_floats(graph, node, &quantizers, count)).map(|(op, taken, keep)| {
-            (producer, Absorption { op, quantizers: quantizers.into_iter().filter(|q| taken.contains(&q.node)).collect(), keep })
-        })
+        let taken = behind_codes(graph, node, &quantizers, count).or_else(|| behind_floats(graph, node, &quantizers, count));
+        let (op, taken, keep) = taken.or_else(|| behind_mix(graph, node, &quantizers, count))?;
+        let quantizers = quantizers.into_iter().filter(|q| taken.contains(&q.node)).collect();
+        Some((producer, Absorption { op, quantizers, keep }))
     };
     behind.into_iter().filter_map(absorb).collect()
 }
@@ -122,6 +124,15 @@ fn behind_floats(graph: &Graph, node: &Node, quantizers: &[Behind], readers: usi
     let keep = readers > taken.len();
     let op = (!taken.is_empty()).then(|| coded(producer, taken.iter().map(|q| q.op).collect(), keep))?;
     Some((op, taken.iter().map(|q| q.node).collect(), keep))
+}
+
+/// A mix of heads gives codes in place of floats, where nothing else reads these.
+fn behind_mix(graph: &Graph, node: &Node, quantizers: &[Behind], readers: usize) -> Option<Taken> {
+    let mix: &IntegerMix = (&*node.op as &dyn Any).downcast_ref()?;
+    let [only] = quantizers else { return None };
+    let suits = readers == 1 && graph.shape(only.state).rows() == 1;
+    let mix = mix.with_codes(graph.shape(node.outputs[0]).last(), only.op.levels()).filter(|_| suits)?;
+    Some((Arc::new(mix), vec![only.node], false))
 }
 
 /// Whether the state of a quantizer exists before a node, or would if the node in the answer was moved there.

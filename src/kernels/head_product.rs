@@ -3,6 +3,7 @@
 
 use super::dropout::Dropout;
 use super::head_matrix;
+use super::quantize::Levels;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::tensor::{DType, TensorType};
 use crate::wgsl;
@@ -72,6 +73,8 @@ pub(super) struct HeadProduct {
     pub(super) y: Operand,
     pub(super) scale: f32,
     pub(super) extra: Extra,
+    /// The quantizer of the result, of one step size, which is a product of codes: its codes are stored in place of floats.
+    pub(super) codes: Option<Levels>,
 }
 
 /// A workgroup's share of the result, and the rows and columns that one invocation computes.
@@ -157,6 +160,7 @@ impl HeadProduct {
             .part(wgsl!("heads/params.wgsl"))
             .part(wgsl!("heads/prior.wgsl"))
             .part(match self.y.width {
+                4.. if self.codes.is_some() => wgsl!("heads/y_codes.wgsl"),
                 4.. => wgsl!("heads/y_vec4.wgsl"),
                 2 => wgsl!("heads/y_vec2.wgsl"),
                 _ => wgsl!("heads/y_scalar.wgsl"),
@@ -168,11 +172,13 @@ impl HeadProduct {
 
     fn on_codes(&self, dispatch: Dispatch) -> Dispatch {
         debug_assert!(self.left.along_k && !matches!(self.extra, Extra::DropLeft(_) | Extra::DropY(_)));
+        let dispatch = dispatch.part(wgsl!("heads/codes.wgsl")).constant("AT_POINTS", 5).constant("AT_Y", 7);
+        let inputs = if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] };
+        let Some(levels) = self.codes else { return dispatch.bind(inputs) };
         dispatch
-            .part(wgsl!("heads/codes.wgsl"))
-            .constant("AT_POINTS", 5)
-            .constant("AT_Y", 7)
-            .bind(if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] })
+            .constant("OUT_HALF", 1 << (levels.bits - 1))
+            .constant("OUT_OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
+            .bind([&inputs[..], &[4]].concat())
     }
 
     fn on_floats(&self, dispatch: Dispatch) -> Dispatch {

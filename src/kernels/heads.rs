@@ -72,6 +72,7 @@ impl Scores {
                 Behind::Dropout(dropout) => Extra::DropY(dropout),
                 Behind::Prior(columns) => Extra::Prior(columns),
             },
+            codes: None,
         }
     }
 }
@@ -167,6 +168,7 @@ impl Mix {
             y: Operand::tokens(outputs[0], heads, false),
             scale: self.scale,
             extra: self.dropout.map_or(Extra::Nothing, Extra::DropLeft),
+            codes: None,
         }
     }
 }

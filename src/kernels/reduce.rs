@@ -11,6 +11,8 @@ use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
 
 const GROUP: usize = 256;
+/// Workgroups that a large GPU runs at once.
+const BUSY: usize = 1024;
 /// Rows that one node adds up; more are summed in two nodes.
 const ROWS_AT_ONCE: usize = 256;
 
@@ -50,9 +52,10 @@ impl Op for ColumnSums {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let (rows, columns) = (inputs[0].shape.rows(), inputs[0].shape.last());
-        // Few rows have an invocation a column, many are shared by several.
+        // Few rows have an invocation a column. Many are shared by several: the more, the fewer workgroups there are.
         let few = rows.div_ceil(self.parts) <= 32;
-        let lanes = columns.next_power_of_two().min(if few { GROUP } else { 32 });
+        let shared = [8, 16].into_iter().find(|lanes| columns.div_ceil(*lanes) * self.parts <= BUSY).unwrap_or(32);
+        let lanes = columns.next_power_of_two().min(if few { GROUP } else { shared });
         let kernel = Dispatch::new(wgsl!("reduce/column_sums.wgsl"), 1)
             .element("element_x", inputs[0].dtype)
             .element("element_y", outputs[0].dtype)

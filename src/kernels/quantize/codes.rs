@@ -32,7 +32,7 @@ impl Quantize {
     }
 
     /// Neighbouring elements that share a step size, when there are so many step sizes.
-    pub(super) fn run(self, x: Shape, groups: usize) -> usize {
+    pub(crate) fn run(self, x: Shape, groups: usize) -> usize {
         if groups == 1 { x.len() } else { self.inner }
     }
 

@@ -27,12 +27,14 @@
 //! the rounding and clamping of the zero point are passed straight through too, so that a step size that fell below its limit
 //! can rise again.
 
+mod arena;
 mod backward;
 mod codes;
 mod state;
 mod states;
 mod values;
 
+pub use arena::{ArenaCodes, CodeBlock};
 pub use backward::QuantizeBackward;
 pub use codes::Quantize;
 pub use state::{QuantizerState, QuantizerStateBackward};
@@ -117,7 +119,7 @@ pub fn dequantize(g: &mut Graph, codes: Var, state: Var, inner: usize, to: DType
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [state::cases(), states::cases(), codes::cases(), values::cases(), backward::cases()].concat()
+    [state::cases(), states::cases(), arena::cases(), codes::cases(), values::cases(), backward::cases()].concat()
 }
 
 #[cfg(test)]
