@@ -91,6 +91,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
     run(args!["detect", asset("images/bear.jpg"), "--preset", "detr-vgg"]).fails(2, &["resnet50", "mobilenet_v2"]);
     run(args!["detect", asset("images/bear.jpg"), "--shorter", "900", "--longer", "800"]).fails(2, &["--longer 800"]);
     run(["check", "--filter", "no such op"]).fails(2, &["linear"]);
+    let wrong = run(["check", "--part", "5/4"]);
+    assert!(wrong.code == Some(2) && wrong.err.contains("1/4"), "{wrong:?}");
     run(["bench", "kernels", "--quick", "--filter", "no such op"]).fails(2, &["no such op", "linear"]);
 }
 
