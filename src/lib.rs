@@ -22,12 +22,12 @@
 //! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
 //! | [`quant`] | quantizers before they are graphs: bits, granularity, where step sizes start, packed codes |
 //! | [`nn`] | layers: scoped parameters with PyTorch's names, their initialization, and low bits as a property of each |
-//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration |
+//! | [`models`] | what reads like the papers: backbones, transformer, DETR, SMCA-DETR, postprocessing, the detector that runs them, calibration, looks inside |
 //! | [`weights`] | checkpoints, read without trust: Hugging Face, original DETR, torchvision, our own, packed low bits |
 //! | [`data`] | pictures, preprocessing, COCO and VOC data sets, augmentation, batches on threads |
-//! | [`train`] | matching, criterion, distillation's matching, optimizer and schedules, the training step and the loop, resuming, the ablation |
+//! | [`train`] | matching, criterion, distillation, optimizer and schedules, the training step and the loop, resuming, the ablation |
 //! | [`eval`] | average precision as COCO and PASCAL VOC compute it |
-//! | [`draw`] | boxes and labels on pictures, plots |
+//! | [`draw`] | boxes, labels and heat maps on pictures, plots |
 //! | [`files`] | reading and writing small files safely |
 //!
 //! The command (`src/main.rs`, `src/cli/`) is a user of this library: one file a subcommand.
@@ -47,6 +47,13 @@
 //! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
 //! correctly rounded, the same next codes. [`graph::fuse`] then lets the products write the next layer's codes themselves. Backward
 //! reads the codes; gradients pass straight through the rounding.
+//!
+//! # Distillation, through the rooms
+//!
+//! Networks name values inside them ([`nn::Net::tap`]): queries before and behind their alignment, attention maps, co-attended features. With a
+//! [`train::Teacher`], [`train::train_graph`] appends the teacher's forward on the same pictures to the student's ([`train::Teaching`]); the host
+//! matches queries when it has the boxes of both ([`train::distill`]), in the turn in which it matches predictions with objects; and the
+//! distance of the features is one more loss. Where aligned queries start in a model that had none is [`models::align`]'s.
 //!
 //! # Conventions
 //!

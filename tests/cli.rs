@@ -48,6 +48,7 @@ fn the_help_names_every_subcommand_and_each_has_its_own() {
         "check",
         "train",
         "ablation",
+        "explain",
         "quantize",
         "export",
         "inspect",
@@ -90,6 +91,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
     run(args!["detect", asset("images/bear.jpg"), "--preset", "detr-vgg"]).fails(2, &["resnet50", "mobilenet_v2"]);
     run(args!["detect", asset("images/bear.jpg"), "--shorter", "900", "--longer", "800"]).fails(2, &["--longer 800"]);
     run(["check", "--filter", "no such op"]).fails(2, &["linear"]);
+    let wrong = run(["check", "--part", "5/4"]);
+    assert!(wrong.code == Some(2) && wrong.err.contains("1/4"), "{wrong:?}");
     run(["bench", "kernels", "--quick", "--filter", "no such op"]).fails(2, &["no such op", "linear"]);
 }
 
@@ -357,7 +360,7 @@ fn bench_kernels_times_only_a_strangers_shader_that_is_right() {
         assert_eq!((run.code, run.out.as_str()), (Some(1), ""), "{run:?}");
         assert!(run.err.contains("own.wgsl") && run.err.contains(word) && !run.err.contains("bug in qdetr"), "no `{word}`: {run:?}");
     };
-    fails(&ours.replace("@binding(1)", "@binding(7)"), "holes");
+    fails(&ours.replace("@binding(3)", "@binding(7)"), "holes");
     fails(&ours.replace("read_write>", "read>"), "");
     fails("#import nothing.wgsl", "common/index.wgsl");
     fails("fn main( {", "expected");

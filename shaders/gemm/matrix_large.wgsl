@@ -2,13 +2,17 @@
 
 // y[m, n] = epilogue(sum over k of x[m, k] * w[n, k]) on cooperative matrices, as matrix.wgsl with larger blocks: each subgroup
 // computes 64 x 32 results as eight blocks of 16 x 16, so that fewer blocks are loaded from workgroup memory for each product.
+// Results leave in strips of 16 x STRIP_N: 32 columns, or 16 where long slices need the room.
 // Why not 64 x 64: half as many subgroups fit, and nothing hides their waiting (measured: slower in all but the purest products).
 
 const SUBGROUPS_N = TILE_N / 32u;
 // Of results, in vectors of four, the rows padded by one.
-const STRIDE_Y = 9u;
+const VECTORS = STRIP_N / 4u;
+const STRIDE_Y = VECTORS + 1u;
 const STRIP = 16u * STRIDE_Y;
-const STORES = 4u;
+// Rows that a subgroup stores at once.
+const ROWS_Y = 32u / VECTORS;
+const STORES = 16u / ROWS_Y;
 
 var<workgroup> sh_y: array<vec4<f32>, STRIP * LANES / 32u>;
 var<private> residuals: array<vec4<f32>, STORES>;
@@ -16,15 +20,17 @@ var<private> residuals: array<vec4<f32>, STORES>;
 // All at once, before anything is stored: a compiler cannot move loads before stores that may be to the same place.
 fn fetch_residuals(lane: u32, row: u32, column: u32, group: u32, split: u32) {
     for (var i = 0u; i < STORES; i++) {
-        residuals[i] = residual_of(row + lane / 8u + i * 4u, column + lane % 8u * 4u, group, split);
+        residuals[i] = residual_of(row + lane / VECTORS + i * ROWS_Y, column + lane % VECTORS * 4u, group, split);
     }
 }
 
 fn store_strip(subgroup: u32, lane: u32, row: u32, column: u32, group: u32, split: u32) {
+    workgroupBarrier();
     for (var i = 0u; i < STORES; i++) {
-        let sums = sh_y[subgroup * STRIP + (lane / 8u + i * 4u) * STRIDE_Y + lane % 8u];
-        store_y(row + lane / 8u + i * 4u, column + lane % 8u * 4u, group, split, sums, residuals[i]);
+        let sums = sh_y[subgroup * STRIP + (lane / VECTORS + i * ROWS_Y) * STRIDE_Y + lane % VECTORS];
+        store_y(row + lane / VECTORS + i * ROWS_Y, column + lane % VECTORS * 4u, group, split, sums, residuals[i]);
     }
+    workgroupBarrier();
 }
 
 @compute @workgroup_size(LANES)
@@ -115,27 +121,47 @@ fn main(
     let column = tile_column + sub_column;
     let at0 = subgroup * STRIP;
     let at1 = at0 + 4u;
-    fetch_residuals(lane % 32u, row, column, group, split);
-    coopStoreT(y00, &sh_y[at0], STRIDE_Y);
-    coopStoreT(y01, &sh_y[at1], STRIDE_Y);
-    workgroupBarrier();
-    store_strip(subgroup, lane % 32u, row, column, group, split);
-    workgroupBarrier();
-    fetch_residuals(lane % 32u, row + 16u, column, group, split);
-    coopStoreT(y10, &sh_y[at0], STRIDE_Y);
-    coopStoreT(y11, &sh_y[at1], STRIDE_Y);
-    workgroupBarrier();
-    store_strip(subgroup, lane % 32u, row + 16u, column, group, split);
-    workgroupBarrier();
-    fetch_residuals(lane % 32u, row + 32u, column, group, split);
-    coopStoreT(y20, &sh_y[at0], STRIDE_Y);
-    coopStoreT(y21, &sh_y[at1], STRIDE_Y);
-    workgroupBarrier();
-    store_strip(subgroup, lane % 32u, row + 32u, column, group, split);
-    workgroupBarrier();
-    fetch_residuals(lane % 32u, row + 48u, column, group, split);
-    coopStoreT(y30, &sh_y[at0], STRIDE_Y);
-    coopStoreT(y31, &sh_y[at1], STRIDE_Y);
-    workgroupBarrier();
-    store_strip(subgroup, lane % 32u, row + 48u, column, group, split);
+    if STRIP_N == 32u {
+        fetch_residuals(lane % 32u, row, column, group, split);
+        coopStoreT(y00, &sh_y[at0], STRIDE_Y);
+        coopStoreT(y01, &sh_y[at1], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row, column, group, split);
+        fetch_residuals(lane % 32u, row + 16u, column, group, split);
+        coopStoreT(y10, &sh_y[at0], STRIDE_Y);
+        coopStoreT(y11, &sh_y[at1], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 16u, column, group, split);
+        fetch_residuals(lane % 32u, row + 32u, column, group, split);
+        coopStoreT(y20, &sh_y[at0], STRIDE_Y);
+        coopStoreT(y21, &sh_y[at1], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 32u, column, group, split);
+        fetch_residuals(lane % 32u, row + 48u, column, group, split);
+        coopStoreT(y30, &sh_y[at0], STRIDE_Y);
+        coopStoreT(y31, &sh_y[at1], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 48u, column, group, split);
+    } else {
+        fetch_residuals(lane % 32u, row, column, group, split);
+        coopStoreT(y00, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row, column, group, split);
+        fetch_residuals(lane % 32u, row, column + 16u, group, split);
+        coopStoreT(y01, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row, column + 16u, group, split);
+        fetch_residuals(lane % 32u, row + 16u, column, group, split);
+        coopStoreT(y10, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 16u, column, group, split);
+        fetch_residuals(lane % 32u, row + 16u, column + 16u, group, split);
+        coopStoreT(y11, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 16u, column + 16u, group, split);
+        fetch_residuals(lane % 32u, row + 32u, column, group, split);
+        coopStoreT(y20, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 32u, column, group, split);
+        fetch_residuals(lane % 32u, row + 32u, column + 16u, group, split);
+        coopStoreT(y21, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 32u, column + 16u, group, split);
+        fetch_residuals(lane % 32u, row + 48u, column, group, split);
+        coopStoreT(y30, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 48u, column, group, split);
+        fetch_residuals(lane % 32u, row + 48u, column + 16u, group, split);
+        coopStoreT(y31, &sh_y[at0], STRIDE_Y);
+        store_strip(subgroup, lane % 32u, row + 48u, column + 16u, group, split);
+    }
 }

@@ -23,9 +23,17 @@ pub(crate) struct Check {
     /// Only a few cases of each family: seconds instead of minutes on a slow GPU
     #[arg(long)]
     quick: bool,
+    /// Only every N-th case of each family from the I-th on: for several GPUs at once, 1/4 to 4/4
+    #[arg(long, value_name = "I/N", value_parser = part, default_value = "1/1")]
+    part: (usize, usize),
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn part(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers.filter(|&(i, n)| 0 < i && i <= n).ok_or_else(|| "want a part such as 1/4".into())
 }
 
 /// Cases of each family in a quick check, at most.
@@ -113,6 +121,8 @@ impl Check {
     /// The cases asked for; a quick check takes them from all over the list, which begins with the smallest.
     fn selected(&self, gpu: &Gpu, mut cases: Vec<Case>) -> Vec<Case> {
         cases.retain(|case| case.name().contains(&self.filter));
+        let (i, n) = self.part;
+        let mut cases: Vec<Case> = cases.into_iter().skip(i - 1).step_by(n).collect();
         if !self.quick {
             return cases;
         }

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use qdetr::boxes::xyxy_to_xywh;
 use qdetr::data::image::{self, RgbImage};
-use qdetr::data::preprocess::{Batch, Sample};
+use qdetr::data::preprocess::{Batch, Sample, Size};
 use qdetr::draw::{self, Label};
 use qdetr::models::{Detection, Detector, ModelConfig, Results};
 use qdetr::{Error, Result, eval};
@@ -50,7 +50,7 @@ pub(crate) struct Detect {
     out: Option<PathBuf>,
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+pub(crate) fn probability(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| "want a number from 0 to 1".into())
 }
 
@@ -70,12 +70,19 @@ struct ImageReport {
 }
 
 #[derive(Serialize)]
-struct Found {
-    class: String,
+pub(crate) struct Found {
+    pub(crate) class: String,
     class_id: usize,
-    score: f32,
+    pub(crate) score: f32,
     /// `xyxy` in pixels of the picture, cut at its borders.
     bbox: [f32; 4],
+}
+
+impl Found {
+    pub(crate) fn new(config: &ModelConfig, found: Detection, picture: Size) -> Self {
+        let d = found.clamped(picture);
+        Self { class: class_name(config, d.label), class_id: d.label, score: d.score, bbox: d.bbox }
+    }
 }
 
 /// A picture that waits for its boxes.
@@ -177,10 +184,7 @@ impl Picture<Photo> {
 impl ImageReport {
     fn new(config: &ModelConfig, picture: &Picture<Photo>, found: &[Detection]) -> Self {
         let size = picture.content.sample.original;
-        let report = |d: &Detection| {
-            let d = d.clamped(size);
-            Found { class: class_name(config, d.label), class_id: d.label, score: d.score, bbox: d.bbox }
-        };
+        let report = |d: &Detection| Found::new(config, *d, size);
         // Uncut, as the reference implementation writes them.
         let record = |d: &Detection| eval::Detection {
             image_id: picture.image_id(),

@@ -10,6 +10,7 @@ mod classify;
 mod completions;
 mod detect;
 mod eval;
+mod explain;
 mod export;
 mod forward;
 mod info;
@@ -61,6 +62,8 @@ enum Command {
     Export(export::Export),
     /// Show what a model file holds: layers, bits, sizes, and the operations of a run
     Inspect(inspect::Inspect),
+    /// Show what a model's queries are like, what they attend to and what comes of it, beside other models
+    Explain(explain::Explain),
     /// Average precision of detections against annotations, as COCO and PASCAL VOC compute it
     Eval(eval::Eval),
     /// Measure speed and memory
@@ -155,6 +158,7 @@ impl Command {
             Self::Forward(args) => args.run(device),
             Self::Plan(args) => args.run(device),
             Self::Trace(args) => args.run(device),
+            Self::Explain(args) => args.run(device),
             Self::Info(args) => args.run(device),
             Self::Check(args) => args.run(device),
             Self::Train(args) => args.run(device),

@@ -1,14 +1,20 @@
-//! Detections on a picture: boxes, class names, scores. And plots: [`roofline`]s, [`dots`].
+//! Detections on a picture: boxes, class names, scores. Heat maps over pictures, pictures in rows, and plots: [`roofline`]s, [`dots`],
+//! [`histogram`]s.
 //!
 //! Sizes follow the picture's, so that a stamp and a poster read alike. A class keeps its colour from picture to picture;
 //! the colours are the seven chromatic ones of Okabe and Ito, which people with any colour vision can tell apart.
 
 mod canvas;
 pub mod dots;
+mod grid;
+mod heat;
+pub mod histogram;
 pub mod roofline;
 mod text;
 
 use canvas::{Rect, fill, frame};
+pub use grid::{Panel, grid};
+pub use heat::{Heat, heat};
 use image::{Rgb, RgbImage};
 pub(crate) use text::FONT;
 use text::Pen;
@@ -75,6 +81,12 @@ fn color(class_id: usize) -> Rgb<u8> {
 /// Perceived brightness, 0 to 255 (ITU-R BT.601).
 fn luma(Rgb([r, g, b]): Rgb<u8>) -> f32 {
     0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b)
+}
+
+/// The first colour, covered by the second by that share.
+fn mix(below: Rgb<u8>, above: Rgb<u8>, share: f32) -> Rgb<u8> {
+    let mix = |below: u8, above: u8| (f32::from(below) + (f32::from(above) - f32::from(below)) * share).round() as u8;
+    Rgb(std::array::from_fn(|c| mix(below.0[c], above.0[c])))
 }
 
 /// The box in whole pixels, at least one each way; nothing when it is not finite or does not touch the picture.

@@ -1,6 +1,7 @@
 //! One line of text.
 
 use super::canvas::Rect;
+use super::mix;
 use ab_glyph::{Font, FontRef, PxScale, PxScaleFont, ScaleFont, point};
 use image::{Rgb, RgbImage};
 
@@ -71,8 +72,6 @@ fn characters(text: &str) -> impl Iterator<Item = char> {
 
 fn blend(image: &mut RgbImage, x: u32, y: u32, color: Rgb<u8>, coverage: f32) {
     if let Some(pixel) = image.get_pixel_mut_checked(x, y) {
-        for (below, above) in pixel.0.iter_mut().zip(color.0) {
-            *below = (f32::from(*below) + (f32::from(above) - f32::from(*below)) * coverage).round() as u8;
-        }
+        *pixel = mix(*pixel, color, coverage);
     }
 }

@@ -86,7 +86,6 @@ fn kernel(product: &HeadProduct, variant: Variant) -> Dispatch {
     let mut dispatch = Dispatch::new(wgsl!("heads/matrix.wgsl"), 2)
         .tier(Tier::Matrix)
         .constant("LANES", LANES)
-        .constant("SLICE_K", variant.slice)
         .constant("PART", variant.part(product))
         .constant("TOTALS", variant.totals(product))
         .constant("WIDTH", width)
@@ -114,5 +113,5 @@ fn kernel(product: &HeadProduct, variant: Variant) -> Dispatch {
             2 => wgsl!("heads/sums_vec2.wgsl"),
             _ => wgsl!("heads/sums_scalar.wgsl"),
         });
-    product.place(dispatch, [variant.m, variant.n])
+    product.place(dispatch, [variant.m, variant.n]).constant("SLICE_K", variant.slice)
 }

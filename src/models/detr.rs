@@ -151,6 +151,14 @@ pub(super) fn forward_of(config: &ModelConfig, size: BatchSize) -> (Net, Forward
     (net, forward)
 }
 
+/// The network in use for one batch size, made of parts that can be looked at, with the answers of the last layer and no outputs yet.
+pub(super) fn opened(config: &ModelConfig, size: BatchSize) -> (Net, Forward) {
+    let mut net = Net::new(Precision::F32).with_quantization(config.quantization.as_ref(), Quantizing::Run).opened();
+    let [pixels, mask] = inputs(&mut net, size);
+    let forward = forward(&mut net, config, pixels, mask, Results::Answers);
+    (net, forward)
+}
+
 /// The inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
 /// results as asked for, all f32.
 ///

@@ -42,23 +42,44 @@ impl Detection {
 /// # Panics
 /// When the shapes do not fit each other.
 pub fn detections(attention: Attention, logits: &Host, boxes: &Host, pictures: &[Size], threshold: f32) -> Result<Vec<Vec<Detection>>> {
-    let ([b, n, classes], [..]) = (logits.shape().blc(), boxes.shape().blc());
-    assert!(boxes.shape().dims() == [b, n, 4] && pictures.len() == b, "{} and {} for {} pictures", logits.ty(), boxes.ty(), pictures.len());
-    let (logits, boxes) = (logits.to_f32(), boxes.to_f32());
-    if logits.iter().chain(boxes.iter()).any(|x| !x.is_finite()) {
-        return Err(Error::NotFinite("the network's answers are not finite: its weights are damaged, or f16 is too small for them".into()));
-    }
-    let of_picture = |((logits, boxes), &picture): ((&[f32], &[f32]), &Size)| {
-        let answers = Answers { logits, boxes, classes, picture };
+    let of_picture = |answers: Answers<'_>| {
         let mut found = match attention {
-            Attention::Plain => answers.one_a_query(),
+            Attention::Plain => answers.by_query(attention),
             Attention::Smca => answers.likeliest(),
         };
         found.retain(|d| d.score >= threshold);
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         found
     };
-    Ok(logits.chunks(n * classes).zip(boxes.chunks(n * 4)).zip(pictures).map(of_picture).collect())
+    for_each(logits, boxes, pictures, of_picture)
+}
+
+/// Of each picture, the likeliest class of every query, in the order of the queries, whatever its probability.
+///
+/// # Errors
+/// As [`detections`].
+///
+/// # Panics
+/// As [`detections`].
+pub fn by_query(attention: Attention, logits: &Host, boxes: &Host, pictures: &[Size]) -> Result<Vec<Vec<Detection>>> {
+    for_each(logits, boxes, pictures, |answers| answers.by_query(attention))
+}
+
+/// What is made of the answers of each picture.
+fn for_each(
+    logits: &Host,
+    boxes: &Host,
+    pictures: &[Size],
+    of_picture: impl Fn(Answers<'_>) -> Vec<Detection>,
+) -> Result<Vec<Vec<Detection>>> {
+    let ([b, n, classes], [..]) = (logits.shape().blc(), boxes.shape().blc());
+    assert!(boxes.shape().dims() == [b, n, 4] && pictures.len() == b, "{} and {} for {} pictures", logits.ty(), boxes.ty(), pictures.len());
+    let (logits, boxes) = (logits.to_f32(), boxes.to_f32());
+    if logits.iter().chain(boxes.iter()).any(|x| !x.is_finite()) {
+        return Err(Error::NotFinite("the network's answers are not finite: its weights are damaged, or f16 is too small for them".into()));
+    }
+    let parts = logits.chunks(n * classes).zip(boxes.chunks(n * 4)).zip(pictures);
+    Ok(parts.map(|((logits, boxes), &picture)| of_picture(Answers { logits, boxes, classes, picture })).collect())
 }
 
 /// What a network says of one picture.
@@ -72,9 +93,12 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     /// The likeliest class of every query.
-    fn one_a_query(&self) -> Vec<Detection> {
+    fn by_query(&self, attention: Attention) -> Vec<Detection> {
         let best = |(query, logits): (usize, &[f32])| {
-            let probabilities = softmax(logits);
+            let probabilities = match attention {
+                Attention::Plain => softmax(logits),
+                Attention::Smca => logits.iter().copied().map(sigmoid).collect(),
+            };
             let objects = probabilities[..probabilities.len() - 1].iter().copied().enumerate();
             // The first of equals, as PyTorch's `max` on a CPU.
             let (label, score) = objects.fold((0, f32::NEG_INFINITY), |best, (i, p)| if p > best.1 { (i, p) } else { best });
@@ -90,8 +114,7 @@ impl Answers<'_> {
         // Stable: of equals the first.
         pairs.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]));
         let objects = pairs[..queries].iter().filter(|&pair| pair % self.classes != self.classes - 1);
-        let score = |logit: f32| 1.0 / (1.0 + (-logit).exp());
-        objects.map(|&pair| self.detection(pair / self.classes, pair % self.classes, score(self.logits[pair]))).collect()
+        objects.map(|&pair| self.detection(pair / self.classes, pair % self.classes, sigmoid(self.logits[pair]))).collect()
     }
 
     fn detection(&self, query: usize, label: usize, score: f32) -> Detection {
@@ -100,6 +123,10 @@ impl Answers<'_> {
         let [left, top, right, bottom] = cxcywh_to_xyxy([bbox[0], bbox[1], bbox[2], bbox[3]]);
         Detection { label, score, bbox: [left * width, top * height, right * width, bottom * height] }
     }
+}
+
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
 }
 
 /// `exp(x_i) / Σ exp(x_j)`

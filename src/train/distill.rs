@@ -221,7 +221,7 @@ impl QueryMatcher {
     /// The partner of each student query of an image, where it is kept. `None` when an overlap is not a finite number.
     fn match_image(&self, student: &[[f32; 4]], teacher: &[[f32; 4]], objects: &[[f32; 4]]) -> Option<Vec<Option<usize>>> {
         let corners = |boxes: &[[f32; 4]]| -> Vec<[f32; 4]> { boxes.iter().map(|&b| cxcywh_to_xyxy(b)).collect() };
-        let [student_corners, teacher_corners] = [student, teacher].map(corners);
+        let student_corners = corners(student);
         let mut kept = vec![false; student.len()];
         for object in corners(objects) {
             let overlaps: Vec<f32> = student_corners.iter().map(|&s| giou(object, s)).collect();
@@ -231,17 +231,22 @@ impl QueryMatcher {
             let best = overlaps.iter().copied().fold(f32::MIN, f32::max);
             kept.iter_mut().zip(overlaps).for_each(|(kept, g)| *kept |= best > 0.0 && g > self.tau * best);
         }
-        let partner = |(j, kept): (usize, bool)| {
-            if !kept {
-                return Some(None);
-            }
-            let closeness = |k: usize| {
-                let l1: f32 = student[j].iter().zip(&teacher[k]).map(|(s, t)| (s - t).abs()).sum();
-                self.giou * giou(student_corners[j], teacher_corners[k]) - self.bbox * l1
-            };
-            first_largest((0..teacher.len()).map(closeness)).map(Some)
+        let partner = |(j, kept): (usize, bool)| match kept {
+            true => self.nearest(student[j], teacher).map(Some),
+            false => Some(None),
         };
         kept.into_iter().enumerate().map(partner).collect()
+    }
+
+    /// The teacher query that is nearest to a student's, by their normalized `cxcywh`: `argmax_k μ₁ · GIoU − μ₂ · L1`. `None` when an
+    /// overlap is not a finite number or there is none.
+    pub fn nearest(&self, student: [f32; 4], teacher: &[[f32; 4]]) -> Option<usize> {
+        let corners = cxcywh_to_xyxy(student);
+        let closeness = |theirs: &[f32; 4]| {
+            let l1: f32 = student.iter().zip(theirs).map(|(s, t)| (s - t).abs()).sum();
+            self.giou * giou(corners, cxcywh_to_xyxy(*theirs)) - self.bbox * l1
+        };
+        first_largest(teacher.iter().map(closeness))
     }
 }
 

@@ -12,7 +12,7 @@
 //! | the same, loops over chunks written out | 103 | 101 |
 //! | the same, no prefetch into registers | 79 | |
 //! | `matrix_large.wgsl`: 128 × 128 tile, 8 subgroups of 64 × 32 | 148 | 118 |
-//! | `matrix_deep.wgsl`: the same with slices of 64 k and strips of 16 × 16 results | 161 | 150 |
+//! | the same with slices of 64 k and strips of 16 × 16 results | 161 | 150 |
 //!
 //! Workgroup memory as 16-byte vectors, which NVIDIA's own benchmark uses, is not to be had: naga 30 wants the element type of the
 //! matrix. Residuals that are read one by one between stores cost a 1×1 convolution 256 → 1024 half of its time (388 against
@@ -24,31 +24,62 @@ use crate::gpu::{Capabilities, Dispatch, Tier, shader::Source};
 use crate::tensor::DType;
 use crate::wgsl;
 
-/// Workgroups that keep a large GPU busy: one for each of some 130 processors.
+/// Workgroups of [`LARGE`] that keep a large GPU busy: one for each of some 130 processors.
 const BUSY: usize = 130;
+/// The same of the others, which are half as large.
+const BUSY_SMALL: usize = 2 * BUSY;
 
-/// A kernel: its file, its tile, the results of one subgroup, and the k of a slice, which it multiplies between two barriers.
-#[derive(Clone, Copy)]
+/// A kernel: its file, its tile, its subgroups, and the k of a slice, which it multiplies between two barriers.
+#[derive(Clone, Copy, PartialEq)]
 struct Variant {
     source: Source,
     tile: Tile,
-    subgroup: Tile,
+    subgroups: usize,
     slice: usize,
 }
 
 /// Sums that are long enough for [`DEEP`].
 const LONG: usize = 512;
 
-const LARGE: Variant =
-    Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroup: Tile { m: 64, n: 32 }, slice: 32 };
-const DEEP: Variant = Variant { source: wgsl!("gemm/matrix_deep.wgsl"), slice: SLICE_K, ..LARGE };
-const SMALL: Variant =
-    Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroup: Tile { m: 32, n: 32 }, slice: 32 };
+/// Eight subgroups of 64 × 32 results.
+const LARGE: Variant = Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroups: 8, slice: 32 };
+const DEEP: Variant = Variant { slice: SLICE_K, ..LARGE };
+/// Four subgroups of 32 × 32 results.
+const SMALL: Variant = Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroups: 4, slice: 32 };
+/// Two such, of two subgroups each that share every slice, and one of four: for results that are few.
+const PAIRS: Variant = Variant { tile: Tile { m: 32, n: 64 }, slice: 64, ..SMALL };
+const FOURS: Variant = Variant { tile: Tile { m: 32, n: 32 }, slice: 128, ..SMALL };
 
 impl Variant {
     fn lanes(self) -> usize {
-        32 * (self.tile.m / self.subgroup.m) * (self.tile.n / self.subgroup.n)
+        32 * self.subgroups
     }
+
+    /// Whether no slice reaches from one part of split sums into the next.
+    fn keeps_splits(self, product: &Product) -> bool {
+        product.splits == 1 || product.split_k().is_multiple_of(self.slice)
+    }
+
+    /// Columns of the strips in which [`LARGE`] stores results: slices of both operands leave so much room.
+    fn strip(self) -> usize {
+        if self.slice > 32 { 16 } else { 32 }
+    }
+}
+
+/// All variants for a product, best first.
+fn variants_of(product: &Product) -> Vec<Variant> {
+    let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
+    let mut order = match (fills, product.split_k() >= LONG) {
+        (true, true) => vec![DEEP, LARGE],
+        (true, false) => vec![LARGE, DEEP],
+        (false, _) => Vec::new(),
+    };
+    let suits = |v: &Variant| v.keeps_splits(product) && product.k >= v.slice;
+    let small = [FOURS, PAIRS, SMALL].into_iter().filter(suits);
+    order.extend(small.clone().rev().find(|v| product.tiles(v.tile) >= BUSY_SMALL).or(small.clone().next()));
+    let rest = [SMALL, PAIRS, FOURS, LARGE, DEEP].into_iter().filter(|v| v.keeps_splits(product));
+    let rest: Vec<_> = rest.filter(|v| !order.contains(v)).collect();
+    [order, rest].concat()
 }
 
 /// How an operand comes into workgroup memory: its pieces, and whether it is contiguous across k.
@@ -79,18 +110,12 @@ pub(crate) fn variants(
     let product = &narrow.map_or_else(|| product.clone(), |narrow| Product { k: narrow.k(), ..product.clone() });
     let pieces = narrow.map_or_else(|| staging(product), |narrow| Some(narrow.staging()));
     let Some(staging) = pieces.filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
-    let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
-    let order = match (fills, product.split_k() >= LONG) {
-        (true, true) => [DEEP, LARGE, SMALL],
-        (true, false) => [LARGE, DEEP, SMALL],
-        (false, _) => [SMALL, LARGE, DEEP],
-    };
     let kernel = |variant: Variant| {
         let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
         let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
         finish(product, dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
     };
-    order.into_iter().map(kernel).collect()
+    variants_of(product).into_iter().map(kernel).collect()
 }
 
 /// A convolution of fewer than eight channels, a network's first: what a row of its window's taps covers lies in one piece in the
@@ -154,6 +179,9 @@ fn kernel(variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
     let mut dispatch = Dispatch::new(variant.source, 2).tier(Tier::Matrix).constant("LANES", variant.lanes());
     dispatch.f16 = true;
     dispatch = dispatch.constant("TILE_M", variant.tile.m).constant("TILE_N", variant.tile.n).constant("SLICE_K", variant.slice);
+    if variant.source == LARGE.source {
+        dispatch = dispatch.constant("STRIP_N", variant.strip());
+    }
     for (operand, staging, extent) in [("X", x, variant.tile.m), ("W", w, variant.tile.n)] {
         let (staged, chunks) = if staging.across { (variant.slice, extent / 8) } else { (extent, variant.slice / 8) };
         let rows = if staging.across { 1 } else { staged * chunks / variant.lanes() };

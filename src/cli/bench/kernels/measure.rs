@@ -134,11 +134,14 @@ impl Cases {
     }
 }
 
-/// A kernel's file, the pieces that it is composed of, and its tile.
+/// A kernel's file, the pieces that it is composed of, its tile and, on cooperative matrices, the k of a slice.
 pub(super) fn label(kernel: &Dispatch) -> String {
     let stem = |name: &'static str| name.trim_end_matches(".wgsl").rsplit('/').next().unwrap_or_default();
     let tile = |line: &'_ str| {
-        line.strip_prefix("const TILE_").and_then(|rest| rest.split_once(" = ")).map(|(_, n)| n.trim_end_matches("u;").to_owned())
+        line.strip_prefix("const TILE_")
+            .or_else(|| line.strip_prefix("const SLICE_K"))
+            .and_then(|rest| rest.split_once(" = "))
+            .map(|(_, n)| n.trim_end_matches("u;").to_owned())
     };
     let tile: Vec<String> = kernel.prelude.lines().filter_map(tile).collect();
     let parts = kernel.parts.iter().map(|part| stem(part.name).to_owned());
