@@ -81,7 +81,7 @@ pub(crate) struct Ablation {
     #[arg(long, value_name = "EPOCHS")]
     evaluate_every: Option<u64>,
     /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures
-    #[arg(long, value_name = "METHOD", default_value = "lsq")]
+    #[arg(long, value_name = "METHOD", default_value = "mse")]
     calibration: String,
     /// Stop after so many seconds, in the middle of a run if need be; the same command goes on from there
     #[arg(long, value_name = "SECONDS")]

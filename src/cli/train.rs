@@ -48,7 +48,7 @@ pub(crate) struct Train {
     #[command(flatten)]
     bits: BitsArgs,
     /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures, unless --from has some
-    #[arg(long, value_name = "METHOD", default_value = "lsq", value_parser = method)]
+    #[arg(long, value_name = "METHOD", default_value = "mse", value_parser = method)]
     calibration: CalibrationMethod,
     /// A detector of floats whose queries the model imitates, as Q-DETR does (foreground-aware query matching); with --dry-run also the
     /// name of an architecture, such as detr-resnet101
