@@ -3,7 +3,6 @@
 //! wgpu refuses one buffer that is read and written in the same dispatch, even in disjoint ranges, so a slot is a whole
 //! buffer and two values share it only when their lives do not touch.
 
-use super::in_place::in_place;
 use super::{Graph, Origin, Var};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -77,7 +76,6 @@ pub struct Needs {
 impl Needs {
     /// What a graph needs of which some inputs, parameters and outputs live in buffers from outside, by their names.
     pub fn of(graph: &Graph, is_linked: &dyn Fn(&str) -> bool) -> Self {
-        let graph = &in_place(graph);
         let params = graph.params().iter().map(|(name, &var)| (name.as_str(), var));
         let outputs = graph.outputs().iter().map(|(name, &var)| (name.as_str(), graph.storage(var)));
         let named = graph.inputs().chain(params).chain(outputs);

@@ -15,7 +15,6 @@ mod compile;
 mod fold;
 mod fuse;
 mod halves;
-mod in_place;
 mod interpret;
 mod join;
 mod memory;

@@ -1,7 +1,6 @@
 //! A compiled graph: buffers, pipelines and bind groups made once, replayed in one compute pass.
 
 use super::compile::{bind, choose_kernels, grow, linked, place};
-use super::in_place::in_place;
 use super::memory::{self, MemoryPlan};
 use super::params::padded;
 use super::{Graph, Origin, Params, Values, Var};
@@ -151,8 +150,6 @@ impl Plan {
         scratch: &mut Scratch,
         options: PlanOptions,
     ) -> Result<Self> {
-        // Where every value is kept, none may lie over another.
-        let graph = &if options.keep_all { graph.clone() } else { in_place(graph) };
         let dispatches = choose_kernels(gpu, graph, options);
         let memory = memory::plan(graph, &memory::lives(graph), !options.keep_all);
         let guard = if options.guards { GUARD_WORDS * 4 } else { 0 };

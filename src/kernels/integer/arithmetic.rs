@@ -50,8 +50,6 @@ pub struct Arithmetic {
     pub to: DType,
     /// The quantizer of the result. It appears when graphs are fused.
     pub requantize: Option<Requantize>,
-    /// The floats are written over the residual. It appears when plans are made.
-    pub in_place: bool,
 }
 
 impl Arithmetic {
@@ -74,7 +72,6 @@ impl Arithmetic {
         let states = [TensorType::f32([1, 4]), TensorType::f32([y.last(), 4])];
         let fits = inputs[Self::X_STATE..Self::FIRST] == states && self.to.is_float();
         assert!(fits, "{op}: wants floats to come, and states {states:?} behind x and w, found {}", ids(inputs));
-        assert!(!self.in_place || self.can_be_in_place(y.last()), "{op}: no result of {self:?} lies over a residual");
         let y = TensorType { shape: y, dtype: self.to };
         let (inputs, behind) = inputs.split_at(inputs.len() - usize::from(self.requantize.is_some()));
         self.epilogue.check(op, Self::FIRST, inputs, y);
@@ -84,22 +81,10 @@ impl Arithmetic {
         keep.then_some(y).into_iter().chain([y.with_dtype(DType::I8)]).collect()
     }
 
-    /// Whether results of so many channels can be written over the residual: floats are stored, by kernels that read it element by
-    /// element where they store.
-    pub(super) fn can_be_in_place(self, channels: usize) -> bool {
-        self.epilogue.residual && channels.is_multiple_of(4) && self.requantize.is_none_or(|r| r.keep)
-    }
-
-    /// What an op shares of its buffers.
-    pub(super) fn shared(self) -> Vec<(usize, usize)> {
-        let [.., residual] = self.epilogue.indices(Self::FIRST);
-        residual.filter(|_| self.in_place).map(|residual| (residual, 0)).into_iter().collect()
-    }
-
     /// Storage buffers of a kernel.
     fn buffers(self, x_state: bool) -> usize {
         let outputs = self.requantize.map_or(1, |r| 2 + usize::from(r.keep));
-        4 + usize::from(x_state) + usize::from(self.epilogue.residual && !self.in_place) + outputs
+        4 + usize::from(x_state) + usize::from(self.epilogue.residual) + outputs
     }
 
     /// Whether a kernel has room for all that it binds: WebGPU guarantees 8 storage buffers.
@@ -131,7 +116,7 @@ impl Arithmetic {
             inputs.push(Self::X_STATE);
             dispatch = dispatch.constant("AT_STATE", inputs.len());
         }
-        if residual.is_some() && !self.in_place || !four {
+        if residual.is_some() || !four {
             inputs.push(residual.unwrap_or(Self::X_STATE));
             dispatch = dispatch.constant("AT_RESIDUAL", inputs.len());
         }
@@ -143,11 +128,7 @@ impl Arithmetic {
         if !four {
             return dispatch.part(wgsl!("integer/finish_scalar.wgsl")).bind(inputs);
         }
-        let residual = match residual {
-            Some(_) if self.in_place => wgsl!("integer/residual_in_place.wgsl"),
-            Some(_) => wgsl!("integer/residual.wgsl"),
-            None => wgsl!("integer/no_residual.wgsl"),
-        };
+        let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
         dispatch = self.store(dispatch, n, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
         dispatch.bind(inputs)
     }

@@ -79,10 +79,6 @@ impl Op for IntegerDepthwise {
         vec![self.arithmetic.finish(dispatch, c, kernel_height * kernel_width, true)]
     }
 
-    fn in_place(&self) -> Vec<(usize, usize)> {
-        self.arithmetic.shared()
-    }
-
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
         assert_plain(self.name(), self.arithmetic);
         let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };

@@ -199,6 +199,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "differentiate the graph before it is fused")]
     fn a_fused_product_has_no_gradient() {
-        assert_plain("a test", Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: ALL, to: DType::F32, requantize: None, in_place: false });
+        assert_plain("a test", Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: ALL, to: DType::F32, requantize: None });
     }
 }

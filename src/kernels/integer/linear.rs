@@ -57,10 +57,6 @@ impl Op for IntegerLinear {
         self.product(inputs, outputs).kernels(device)
     }
 
-    fn in_place(&self) -> Vec<(usize, usize)> {
-        self.arithmetic.shared()
-    }
-
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
         assert_plain(self.name(), self.arithmetic);
         let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };

@@ -79,7 +79,7 @@ fn product(
     apply: impl FnOnce(Arithmetic, &mut Graph, &[Var]) -> Var,
 ) -> Var {
     let [scale, shift] = scale::integer_scale(g, x.state, w.state, w.codes, bias);
-    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to, requantize: None, in_place: false };
+    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to, requantize: None };
     apply(arithmetic, g, &[x.codes, w.codes, x.state, w.state, scale, shift])
 }
 
@@ -108,17 +108,9 @@ pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc
     arithmetic.is_bindable(x_state).then_some(new)
 }
 
-/// The same product of codes, of so many channels, with its result over its residual, and which input that is; `None` when it has
-/// none, or is no product of codes.
-pub(crate) fn over_residual(op: &dyn Op, channels: usize) -> Option<(Arc<dyn Op>, usize)> {
-    let arithmetic = arithmetic_of(op).filter(|a| a.can_be_in_place(channels) && !a.in_place)?;
-    let [.., residual] = arithmetic.epilogue.indices(Arithmetic::FIRST);
-    with_arithmetic(op, Arithmetic { in_place: true, ..arithmetic }).zip(residual)
-}
-
 /// A small case that the kernels for cooperative matrices take, more than a tile in each direction.
 pub(crate) fn matrix_case() -> Case {
-    let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, to: DType::F32, requantize: None, in_place: false };
+    let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, to: DType::F32, requantize: None };
     let (x, w) = (test_codes([65, 72], 4, 1), test_codes([68, 72], 4, 2));
     Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -3.0, &[65, 68], 72), Tolerance::EXACT)
 }
@@ -175,18 +167,15 @@ const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, a
 fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
     let relu6 = Epilogue { activation: Activation::Relu6, ..PLAIN };
     let to = if i % 4 == 3 { DType::F16 } else { DType::F32 };
-    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to, requantize: None, in_place: false }
+    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to, requantize: None }
 }
 
-/// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer; both
-/// over their residual too.
+/// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer.
 fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Arithmetic> {
     let floats = test_arithmetic(i, bits);
     let groups = if i % 3 == 2 && n.is_multiple_of(4) { n / 4 } else { 1 };
     let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), groups, keep: i.is_multiple_of(2) };
     let codes = Arithmetic { requantize: Some(requantize), ..floats };
     let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
-    let all: Vec<Arithmetic> = [floats].into_iter().chain(fits.then_some(codes)).collect();
-    let over = all.iter().filter(|a| a.can_be_in_place(n)).map(|&a| Arithmetic { in_place: true, ..a });
-    all.iter().copied().chain(over).collect()
+    [floats].into_iter().chain(fits.then_some(codes)).collect()
 }
