@@ -139,7 +139,7 @@ fn other_settings_are_refused_before_anything_is_trained() {
     assert_eq!(place.ablation(&one).code, Some(0));
     let differs = |more: &[&str], words: &[&str]| place.ablation(&[&one[..], more].concat()).fails(1, words);
     differs(&["--lr", "0.5"], &["lsq-3-3-8-5 was made with other settings", "`config.lr` was 0.002, and is 0.5 now", "--out"]);
-    differs(&["--calibration", "mse"], &["`calibration` was \"lsq\", and is \"mse\" now"]);
+    differs(&["--calibration", "lsq"], &["`calibration` was \"mse\", and is \"lsq\" now"]);
     differs(&["--preset", "release"], &["quantization.preset"]);
     // Another run in the same folder may have others, but not another float model.
     let retrained = ["train".into(), "--out".into(), place.path("float").into(), "--seed".into(), "8".into()];

@@ -337,7 +337,10 @@ fn many_quantizers_share_three_launches() {
         found
     };
     let single = run(&graph, &links);
-    let arenas = QuantizerArenas::new(gpu(), &shared).expect("room");
+    let arenas = QuantizerArenas::new(gpu(), &shared, std::iter::empty()).expect("room");
+    // What lies alike is one, as for the same model on pictures of another size.
+    let again = QuantizerArenas::new(gpu(), &shared, std::iter::once(&arenas)).expect("room");
+    assert_eq!(QuantizerArenas::bytes([&arenas, &again].into_iter()), QuantizerArenas::bytes(std::iter::once(&arenas)));
     links.extend(arenas.links(&weights, &gradients));
     let found = run(&shared.graph, &links);
     assert!(single.len() == found.len() && single.values().all(|host| host.to_f32().iter().any(|&v| v != 0.0)), "{single:?}");

@@ -13,6 +13,7 @@ use qdetr::graph::Values;
 use qdetr::models::config::Alignment;
 use qdetr::models::{BatchSize, CalibrationMethod, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
+use qdetr::tensor::Host;
 use qdetr::train::{HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
@@ -232,7 +233,12 @@ impl Train {
 /// A published architecture with random weights, which takes the memory and the time of a teacher.
 pub(crate) fn untrained(name: &str) -> Result<Teacher> {
     let config = ModelConfig::detr(name.strip_prefix("detr-").unwrap_or(name)).map_err(|e| Error::Usage(e.to_string()))?;
-    let params = initialize(&detector::specs(&config)?, 0);
+    let mut params = initialize(&detector::specs(&config)?, 0);
+    // The last norm of each residual branch, scaled down: dozens of random branches add up to more than f16 holds.
+    let is_last = |name: &str| name.starts_with("backbone.") && (name.ends_with(".bn3.weight") || name.ends_with(".bn2.weight"));
+    for (_, weight) in params.iter_mut().filter(|(name, _)| is_last(name)) {
+        *weight = Host::f32(weight.shape().dims(), vec![0.1; weight.shape().len()]);
+    }
     Ok(Teacher { config, params })
 }
 

@@ -52,17 +52,21 @@ pub struct QuantizerArenas {
 }
 
 impl QuantizerArenas {
-    /// Room for the states and sums of a graph.
+    /// Room for a graph; what lies as in `others`, those of graphs for other sizes, which never run at the same time, is theirs.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] when the device cannot give it.
-    pub fn new(gpu: &Gpu, of: &Quantizers) -> Result<Self> {
-        let arena = |label, layout| Arena::new(gpu, label, layout);
+    pub fn new<'a>(gpu: &Gpu, of: &Quantizers, others: impl Iterator<Item = &'a Self>) -> Result<Self> {
+        let others: Vec<&Self> = others.collect();
+        let arena = |label, layout: &Arc<Layout>, part: fn(&Self) -> &Arena| {
+            let same = others.iter().map(|other| part(other)).find(|arena| arena.layout() == layout);
+            same.map_or_else(|| Arena::new(gpu, label, layout), |arena| Ok(arena.clone()))
+        };
         Ok(Self {
-            states: arena("states of quantizers", &of.states)?,
-            sums: arena("sums of quantizers", &of.sums)?,
-            codes: arena("codes of weights", &of.codes)?,
-            values: arena("values of weights", &of.values)?,
+            states: arena("states of quantizers", &of.states, |a| &a.states)?,
+            sums: arena("sums of quantizers", &of.sums, |a| &a.sums)?,
+            codes: arena("codes of weights", &of.codes, |a| &a.codes)?,
+            values: arena("values of weights", &of.values, |a| &a.values)?,
         })
     }
 
@@ -78,9 +82,10 @@ impl QuantizerArenas {
         links
     }
 
-    /// Bytes on the device.
-    pub fn bytes(&self) -> usize {
-        [&self.states, &self.sums, &self.codes, &self.values].into_iter().map(|arena| arena.layout().bytes()).sum()
+    /// Bytes on the device of some that may share.
+    pub fn bytes<'a>(all: impl Iterator<Item = &'a Self>) -> usize {
+        let buffers = all.flat_map(|a| [&a.states, &a.sums, &a.codes, &a.values]).map(|arena| arena.whole());
+        buffers.map(|slice| (slice.buffer, slice.size)).collect::<HashMap<_, _>>().into_values().sum::<u64>() as usize
     }
 }
 

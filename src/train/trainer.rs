@@ -63,8 +63,8 @@ struct Program {
     shape: PredictionShape,
     /// Element type of the pixels.
     pixels: DType,
-    /// Bytes of what its quantizers have beside the plan's own buffers.
-    beside: usize,
+    /// What its quantizers have beside the plan's own buffers.
+    arenas: Option<QuantizerArenas>,
 }
 
 impl Program {
@@ -226,11 +226,11 @@ impl Trainer {
         links.extend(self.gradients.links(GRADIENT));
         links.extend(self.optimizer.iter().flat_map(Optimizer::links));
         let quantizers = Quantizers::share(&graph, self.weights.layout(), GRADIENT);
-        let arenas = QuantizerArenas::new(&self.gpu, &quantizers)?;
+        let arenas = QuantizerArenas::new(&self.gpu, &quantizers, self.programs.iter().filter_map(|(_, program)| program.arenas.as_ref()))?;
         links.extend(arenas.links(&self.weights, &self.gradients));
         let plan = self.compile(&Halves::share(&quantizers.graph, self.weights.layout()), &links)?;
         let report = plan.memory();
-        self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype(), beside: arenas.bytes() }));
+        self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype(), arenas: Some(arenas) }));
         Ok(report)
     }
 
@@ -426,8 +426,9 @@ impl Trainer {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let weights = arena + self.halves.as_ref().map_or(0, Halves::bytes);
-        let plans = self.programs.iter().map(|(_, p)| (p.plan.memory(), p.beside));
-        let (io, scratch) = plans.fold((0, 0), |(io, scratch), (m, beside)| (io + m.io + beside, m.scratch.max(scratch)));
+        let arenas = QuantizerArenas::bytes(self.programs.iter().filter_map(|(_, p)| p.arenas.as_ref()));
+        let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
+        let (io, scratch) = plans.fold((arenas, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
         let constants = self.constants.bytes();
         BTreeMap::from([
             ("weights", weights),

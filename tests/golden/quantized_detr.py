@@ -38,7 +38,7 @@ from hashed import fill, hashed_pixels, hashed_uniform
 from quantizer import limits, quantized
 
 HEIGHT, WIDTH = 48, 64
-RESNET = {"block": "basic", "depths": [1, 1, 1, 1], "stem": 8, "widths": [8, 16, 24, 32], "dilated_c5": True}
+RESNET = {"block": "bottleneck", "depths": [1, 1, 1, 1], "stem": 8, "widths": [16, 32, 48, 64], "dilated_c5": True}
 SIZES = {"d_model": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "ffn": 64, "queries": 6, "classes": 5}
 CONFIG = detr_config({"resnet": RESNET}, **SIZES)
 WEIGHTS, ACTIVATIONS, ATTENTION, FIRST_AND_LAST = 4, 4, 8, 8
