@@ -230,6 +230,10 @@ fn two_stages_and_a_teacher_make_a_q_detr() {
     place.assert_same("whole", "part");
 
     fails(&mut qdetr(place.args("none", &["--teacher", &stage1])), &["4-4-8 (backbone)", "floats"]);
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(place.out("config.json")).expect("a file")).expect("JSON");
+    config["distillation"] = serde_json::json!({ "weight": 0.5 });
+    fs::write(place.out("config.json"), config.to_string()).expect("a writable folder");
+    finish(&mut qdetr(place.args("none", &["--dry-run"]))).fails(2, &["distills", "--teacher"]);
     let wrong = finish(&mut qdetr(place.args("none", &["--lambda", "1"])));
     assert!(wrong.code == Some(2) && wrong.err.contains("--teacher"), "{wrong:?}");
 }

@@ -139,6 +139,9 @@ pub(crate) fn height_width(text: &str) -> Result<HeightWidth, String> {
 impl Train {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let mut config = self.config()?;
+        if config.distillation.is_some() && self.teacher.is_none() {
+            return Err(Error::Usage(format!("{} distills from a teacher: name one, with --teacher", self.config)));
+        }
         let (train, validation) = self.sets(&config)?;
         fit_to_data(&mut config, &train);
         config.validate()?;
