@@ -50,7 +50,8 @@ impl MultiheadAttention {
             let v = input.forward(net, "v_proj", value);
             net.tap("q", q);
             let q = if self.aligned { self.align(net, q) } else { q };
-            let in_parts = net.training().is_some() || net.quantization().is_some() || net.is_open();
+            let on_codes = net.quantization().is_some_and(|(quantization, _)| quantization.attention().is_some());
+            let in_parts = net.training().is_some() || on_codes || net.is_open();
             let mixed = if in_parts { self.in_parts(net, [q, k, v]) } else { self.fused(net, [q, k, v]) };
             net.tap("features", mixed);
             let update = output.forward(net, "out_proj", mixed);
@@ -115,5 +116,25 @@ impl MultiheadAttention {
                 head_codes::scores_with_prior(net, [q, k], self.heads, to, columns, [centre, inverse_width])
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::models::{BatchSize, ModelConfig, Results, detr};
+    use crate::nn::Precision;
+    use crate::quant::{Preset, Quantization};
+
+    #[test]
+    fn only_attention_on_codes_writes_its_map() {
+        let ops = |preset: Preset| {
+            let quantization = Some(Quantization { preset, ..Quantization::new("4-4-8".parse().unwrap()) });
+            let config = ModelConfig { quantization, ..ModelConfig::detr("resnet18").unwrap() };
+            let net = detr(&config, BatchSize { images: 1, height: 64, width: 64 }, Precision::F32, Results::Answers);
+            ["attention", "softmax", "integer_conv"].map(|name| net.nodes().iter().filter(|node| node.op.name() == name).count())
+        };
+        assert!(matches!(ops(Preset::Executable), [0, 18, 21]), "{:?}", ops(Preset::Executable));
+        // The last of these convolutions is the input projection.
+        assert!(matches!(ops(Preset::Backbone), [18, 0, 20]), "{:?}", ops(Preset::Backbone));
     }
 }
