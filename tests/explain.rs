@@ -175,4 +175,9 @@ fn best_detections_are_chosen_and_mistakes_are_said() {
     let wrong = place.explain(&["--threshold", "2"]);
     assert!(wrong.code == Some(2) && wrong.err.contains("from 0 to 1"), "{wrong:?}");
     place.explain(&["--annotations", "none.json"]).fails(1, &["none.json"]);
+    // A model is no picture.
+    let low = place.path("low").display().to_string();
+    let out = place.folder.path().join("none").display().to_string();
+    let wrong = finish(&mut qdetr(["explain", &low, "--model", &low, "--out", &out]));
+    assert!(wrong.code == Some(1) && wrong.out.is_empty() && wrong.err.contains("found something else"), "{wrong:?}");
 }

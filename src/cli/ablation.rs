@@ -4,7 +4,7 @@ use super::bits::method;
 use super::model::read;
 use super::output::{print, print_json};
 use super::train::ready_or_file;
-use super::training::{DataArgs, Show, fit_to_data, from_pictures, weigh_distillation};
+use super::training::{DataArgs, ScheduleArgs, Show, fit_to_data, from_pictures, weigh_distillation};
 use super::{DeviceArgs, start};
 use clap::Args;
 use qdetr::data::{Dataset, image};
@@ -12,7 +12,6 @@ use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::config::Alignment;
 use qdetr::models::{CalibrationMethod, ModelConfig};
-use qdetr::nn::Precision;
 use qdetr::quant::{Bits, Preset, Quantization};
 use qdetr::train::ablation::{self, Method, RealValued, Record, Settings, Standing, Table, Variant, fingerprint, set_fingerprint};
 use qdetr::train::{Job, Outcome, Teacher, TrainConfig, evaluate, run};
@@ -62,24 +61,8 @@ pub(crate) struct Ablation {
     /// Of everything random; several behind commas
     #[arg(long, value_name = "SEED", value_delimiter = ',', default_value = "1,2,3")]
     seeds: Vec<u64>,
-    /// Epochs of a run
-    #[arg(long)]
-    epochs: Option<u64>,
-    /// Pictures in a batch
-    #[arg(long)]
-    batch: Option<usize>,
-    /// Learning rate
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Learning rate of the backbone
-    #[arg(long)]
-    lr_backbone: Option<f64>,
-    /// What the network computes in; f16 is mixed precision: parameters and losses stay f32
-    #[arg(long, value_enum)]
-    precision: Option<Precision>,
-    /// Epochs between evaluations; 0: only at the end
-    #[arg(long, value_name = "EPOCHS")]
-    evaluate_every: Option<u64>,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// How step sizes start: lsq, min-max, mse, percentile or percentile:P; from the first pictures
     #[arg(long, value_name = "METHOD", default_value = "mse")]
     calibration: String,
@@ -158,19 +141,14 @@ impl Ablation {
         let named = self.teacher.as_deref().map(read).transpose()?;
         let (model, params) = named.unwrap_or_else(|| (model.clone(), params.clone()));
         let teacher = Teacher { config: model, params };
-        teacher.check(&config.model, &config.distillation.unwrap_or_default())?;
+        teacher.check(&config.model, &config.distilling())?;
         Ok(teacher)
     }
 
     /// The configuration, with what the command line says otherwise.
     fn config(&self) -> Result<TrainConfig> {
         let mut config = ready_or_file(&self.config)?;
-        config.epochs = self.epochs.unwrap_or(config.epochs);
-        config.batch = self.batch.unwrap_or(config.batch);
-        config.lr = self.lr.unwrap_or(config.lr);
-        config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
-        config.precision = self.precision.unwrap_or(config.precision);
-        config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
+        self.schedule.over(&mut config);
         config.model.alignment = self.alignment.unwrap_or(config.model.alignment);
         weigh_distillation(&mut config, self.lambda, self.tau);
         if let Some(preset) = self.preset {

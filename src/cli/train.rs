@@ -5,16 +5,16 @@ use super::bits::{BitsArgs, method};
 use super::model::read;
 use super::output::{bytes, print, print_json};
 use super::start;
-use super::training::{DataArgs, Show, fit_to_data, from_pictures, weigh_distillation};
+use super::training::{DataArgs, ScheduleArgs, Show, fit_to_data, from_pictures, weigh_distillation};
 use clap::Args;
 use qdetr::data::Dataset;
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::config::Alignment;
 use qdetr::models::{BatchSize, CalibrationMethod, ModelConfig, detector};
-use qdetr::nn::{Precision, initialize};
+use qdetr::nn::initialize;
 use qdetr::tensor::Host;
-use qdetr::train::{HeightWidth, Job, Outcome, Teacher, TrainConfig, Trainer, prepare, run};
+use qdetr::train::{HeightWidth, Job, Outcome, Teacher, TrainConfig, prepare, run};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -73,12 +73,8 @@ pub(crate) struct Train {
     /// Of everything random
     #[arg(long)]
     seed: Option<u64>,
-    /// Epochs
-    #[arg(long)]
-    epochs: Option<u64>,
-    /// Pictures in a batch
-    #[arg(long)]
-    batch: Option<usize>,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// Batches whose mean gradient makes one step: a large batch in the memory of a small one
     #[arg(long, value_name = "BATCHES")]
     accumulate: Option<usize>,
@@ -88,24 +84,12 @@ pub(crate) struct Train {
     /// Groups of auxiliary queries, each as many as the model has: they speed learning up and are gone in use
     #[arg(long, value_name = "GROUPS")]
     query_groups: Option<usize>,
-    /// Learning rate
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Learning rate of the backbone
-    #[arg(long)]
-    lr_backbone: Option<f64>,
     /// Scale gradients down to this global norm
     #[arg(long, value_name = "NORM")]
     clip: Option<f64>,
     /// Keep an average of the parameters with this decay, such as 0.999, and evaluate and save that
     #[arg(long, value_name = "DECAY")]
     average: Option<f64>,
-    /// What the network computes in; f16 is mixed precision: parameters and losses stay f32
-    #[arg(long, value_enum)]
-    precision: Option<Precision>,
-    /// Epochs between evaluations; 0: only at the end
-    #[arg(long, value_name = "EPOCHS")]
-    evaluate_every: Option<u64>,
     /// Evaluate, save and end after so many seconds
     #[arg(long, value_name = "SECONDS")]
     max_seconds: Option<f64>,
@@ -194,16 +178,11 @@ impl Train {
     fn config(&self) -> Result<TrainConfig> {
         let mut config = ready_or_file(&self.config)?;
         config.seed = self.seed.unwrap_or(config.seed);
-        config.epochs = self.epochs.unwrap_or(config.epochs);
-        config.batch = self.batch.unwrap_or(config.batch);
+        self.schedule.over(&mut config);
         config.accumulate = self.accumulate.unwrap_or(config.accumulate);
         config.query_groups = self.query_groups.unwrap_or(config.query_groups);
         config.clip = self.clip.unwrap_or(config.clip);
         config.average = self.average.or(config.average);
-        config.lr = self.lr.unwrap_or(config.lr);
-        config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
-        config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
-        config.precision = self.precision.unwrap_or(config.precision);
         if !self.freeze.is_empty() {
             let mut frozen = config.frozen();
             frozen.extend(self.freeze.iter().cloned());
@@ -285,10 +264,7 @@ struct DryRun {
 impl DryRun {
     fn of(gpu: &Gpu, config: &TrainConfig, start: Values, teacher: Option<Teacher>) -> Result<Self> {
         let parameters = start.values().map(|host| host.shape().len()).sum();
-        let mut trainer = Trainer::new(gpu, config.model.clone(), start, config.trainer())?;
-        if let Some(teacher) = teacher {
-            trainer = trainer.with_teacher(teacher, config.distillation.unwrap_or_default())?;
-        }
+        let mut trainer = config.start(gpu, start, teacher)?;
         let evaluation = prepare(&mut trainer, config)?;
         let launches = |&(height, width): &HeightWidth| trainer.dispatches(BatchSize { images: config.batch, height, width });
         Ok(Self {

@@ -7,6 +7,7 @@ use qdetr::data::{Categories, Dataset, Options, Strictness};
 use qdetr::gpu::Gpu;
 use qdetr::graph::Values;
 use qdetr::models::CalibrationMethod;
+use qdetr::nn::Precision;
 use qdetr::train::{CALIBRATION_PICTURES, Event, TrainConfig, align, calibrate};
 use qdetr::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -71,6 +72,40 @@ impl DataArgs {
     }
 }
 
+/// How long and how fast a run learns, where the command line says otherwise than the configuration.
+#[derive(Args)]
+pub(crate) struct ScheduleArgs {
+    /// Epochs
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Pictures in a batch
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Learning rate of the backbone
+    #[arg(long)]
+    lr_backbone: Option<f64>,
+    /// What the network computes in; f16 is mixed precision: parameters and losses stay f32
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+    /// Epochs between evaluations; 0: only at the end
+    #[arg(long, value_name = "EPOCHS")]
+    evaluate_every: Option<u64>,
+}
+
+impl ScheduleArgs {
+    pub(crate) fn over(&self, config: &mut TrainConfig) {
+        config.epochs = self.epochs.unwrap_or(config.epochs);
+        config.batch = self.batch.unwrap_or(config.batch);
+        config.lr = self.lr.unwrap_or(config.lr);
+        config.lr_backbone = self.lr_backbone.unwrap_or(config.lr_backbone);
+        config.precision = self.precision.unwrap_or(config.precision);
+        config.evaluate_every = self.evaluate_every.unwrap_or(config.evaluate_every);
+    }
+}
+
 /// Makes the model one of the data set's classes and of the run's size of pictures.
 pub(crate) fn fit_to_data(config: &mut TrainConfig, train: &Dataset) {
     config.model.classes = train.categories.len();
@@ -81,7 +116,7 @@ pub(crate) fn fit_to_data(config: &mut TrainConfig, train: &Dataset) {
 /// Gives the distillation the weight λ and the threshold τ, where they are said.
 pub(crate) fn weigh_distillation(config: &mut TrainConfig, lambda: Option<f32>, tau: Option<f32>) {
     if lambda.is_some() || tau.is_some() {
-        let mut distillation = config.distillation.unwrap_or_default();
+        let mut distillation = config.distilling();
         distillation.weight = lambda.unwrap_or(distillation.weight);
         distillation.matching.tau = tau.unwrap_or(distillation.matching.tau);
         config.distillation = Some(distillation);

@@ -1,13 +1,15 @@
 //! What a training run is: the part of a command line that belongs in a file.
 
 use super::criterion::Criterion;
-use super::distill::Distillation;
+use super::distill::{Distillation, Teacher};
 use super::groups::{GroupConfig, Rule, first_layers};
 use super::optimizer::OptimizerOptions;
 use super::schedule::Schedule;
-use super::{StepOptions, TrainerOptions};
+use super::{StepOptions, Trainer, TrainerOptions};
 use crate::data::augment::{Recipe, SmallRecipe};
 use crate::data::preprocess::{Resize, Size};
+use crate::gpu::Gpu;
+use crate::graph::Values;
 use crate::models::ModelConfig;
 use crate::models::config::Attention;
 use crate::nn::Precision;
@@ -225,7 +227,27 @@ impl TrainConfig {
         OptimizerOptions { clip: Some(self.clip as f32), average: self.average, accumulate: self.accumulate, ..OptimizerOptions::default() }
     }
 
-    /// What a [`Trainer`](super::Trainer) wants to know.
+    /// What is imitated of a teacher, when there is one.
+    pub fn distilling(&self) -> Distillation {
+        self.distillation.unwrap_or_default()
+    }
+
+    /// The trainer of a run from these parameters, with a teacher or without.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`] and [`Trainer::with_teacher`].
+    ///
+    /// # Panics
+    /// As [`Trainer::new`].
+    pub fn start(&self, gpu: &Gpu, parameters: Values, teacher: Option<Teacher>) -> Result<Trainer> {
+        let trainer = Trainer::new(gpu, self.model.clone(), parameters, self.trainer())?;
+        match teacher {
+            Some(teacher) => trainer.with_teacher(teacher, self.distilling()),
+            None => Ok(trainer),
+        }
+    }
+
+    /// What a [`Trainer`] wants to know.
     pub fn trainer(&self) -> TrainerOptions {
         let criterion = match self.model.attention {
             Attention::Plain => Criterion::DETR,

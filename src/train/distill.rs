@@ -113,13 +113,14 @@ pub struct Distillation {
 
 impl Default for Distillation {
     fn default() -> Self {
-        Self { weight: 2.5, ..Self::UNWEIGHTED }
+        Self::Q_DETR
     }
 }
 
 impl Distillation {
-    const UNWEIGHTED: Self = Self {
-        weight: 1.0,
+    /// The paper's: λ 2.5, and our choice where it is silent.
+    pub const Q_DETR: Self = Self {
+        weight: 2.5,
         matching: QueryMatcher::Q_DETR,
         layers: Layers::Last,
         features: Features::BeforeProjection,

@@ -155,11 +155,7 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn start(gpu: &'a Gpu, job: &'a Job, tell: &mut dyn FnMut(Event<'_>)) -> Result<Self> {
         let config = &job.config;
-        let mut trainer = Trainer::new(gpu, config.model.clone(), job.start.clone(), config.trainer())?;
-        trainer = match &job.teacher {
-            Some(teacher) => trainer.with_teacher(teacher.clone(), config.distillation.unwrap_or_default())?,
-            None => trainer,
-        };
+        let mut trainer = config.start(gpu, job.start.clone(), job.teacher.clone())?;
         prepare(&mut trainer, config)?;
         let Progress { step, best, loss_scale, .. } = if job.resume { go_on(&mut trainer, job, tell)? } else { of_job(job) };
         let (loader, batches_a_step) = (loader_options(job), config.accumulate as u64);
@@ -302,7 +298,7 @@ fn check_finite(parameters: &Values) -> Result<()> {
 fn of_job(job: &Job) -> Progress {
     let TrainConfig { batch, accumulate, seed, precision, .. } = job.config;
     let (pictures, quantization) = (job.train.images.len(), job.config.model.quantization.clone());
-    let distillation = job.teacher.as_ref().map(|_| job.config.distillation.unwrap_or_default());
+    let distillation = job.teacher.as_ref().map(|_| job.config.distilling());
     Progress { pictures, batch, accumulate, seed, loss_scale: LossScale::new(precision), quantization, distillation, ..Progress::default() }
 }
 

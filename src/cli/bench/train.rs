@@ -17,7 +17,7 @@ use qdetr::quant::{Bits, Quantization};
 use qdetr::tensor::Host;
 use qdetr::train::matcher::Targets;
 use qdetr::train::optimizer::Update;
-use qdetr::train::{HeightWidth, LossScale, TrainConfig, Trainer};
+use qdetr::train::{HeightWidth, LossScale, TrainConfig};
 use qdetr::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -106,10 +106,7 @@ impl BenchTrain {
         let (height, width) = config.sizes[0];
         let size = BatchSize { images: config.batch, height, width };
         let start = initialize(&detector::training_specs(&config.model, config.query_groups)?, config.seed);
-        let mut trainer = Trainer::new(&gpu, config.model.clone(), start, config.trainer())?;
-        if let Some(name) = &self.teacher {
-            trainer = trainer.with_teacher(untrained(name)?, config.distillation.unwrap_or_default())?;
-        }
+        let mut trainer = config.start(&gpu, start, self.teacher.as_deref().map(untrained).transpose()?)?;
         trainer.prepare(size)?;
         let batch = random_batch(size, self.objects as usize, &config);
         let (mut times, mut loss_scale, mut loss) = (vec![Vec::new(); 5], LossScale::new(config.precision), 0.0);

@@ -297,6 +297,9 @@ impl fmt::Display for Report {
             }
         }
         let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        if files.is_empty() {
+            return Ok(());
+        }
         writeln!(f, "written {}", files.join(", "))
     }
 }

@@ -121,7 +121,7 @@ impl Variant {
         config.model.quantization = Some(Quantization { bits: self.bits, zero_points, ..configured });
         let place = if common.model.alignment == Alignment::None { Alignment::CoAttention } else { common.model.alignment };
         config.model.alignment = if self.method.aligns() { place } else { Alignment::None };
-        config.distillation = self.method.distills().then(|| common.distillation.unwrap_or_default());
+        config.distillation = self.method.distills().then(|| common.distilling());
         config.seed = self.seed;
         config
     }
