@@ -30,7 +30,7 @@
 //! | [`draw`] | boxes, labels and heat maps on pictures, plots |
 //! | [`files`] | reading and writing small files safely |
 //!
-//! The command (`src/main.rs`, `src/cli/`) is a user of this library: one file a subcommand.
+//! The command (`src/main.rs`, `src/cli/`) is a user of this library: a file or a folder for each subcommand.
 //!
 //! # One detection, through the rooms
 //!
@@ -45,8 +45,9 @@
 //! A [`models::ModelConfig`] with a [`quant::Quantization`] makes every layer of [`nn`] ask for its bits. Such a layer turns its input and
 //! its weights into codes ([`kernels::quantize`]) and multiplies these as integers ([`kernels::integer`], [`kernels::head_codes`]), in
 //! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
-//! correctly rounded, the same next codes. [`graph::fuse`] then lets the products write the next layer's codes themselves. Backward
-//! reads the codes; gradients pass straight through the rounding.
+//! correctly rounded, the same next codes. [`graph::fuse`] then lets products, norms, sums and softmaxes write the next codes themselves. Backward
+//! reads the codes; gradients pass straight through the rounding. In training the small work of all quantizers shares three launches
+//! ([`graph::Quantizers`]).
 //!
 //! # Distillation, through the rooms
 //!
