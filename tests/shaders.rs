@@ -27,13 +27,15 @@ fn devices() -> Vec<(&'static str, Capabilities)> {
     let half = Capabilities { f16: true, ..Capabilities::WEBGPU };
     let gpu = Capabilities { workgroup_memory: 48 << 10, invocations: 1024, subgroup: (32, 32), tier: Tier::Packed, ..half };
     let matrix = Capabilities { matrix: true, tier: Tier::Matrix, ..gpu };
+    let bytes = Capabilities { byte_matrix: true, ..matrix };
     vec![
         ("webgpu", Capabilities::WEBGPU),
         ("webgpu with f16", half),
         ("packed", gpu),
         ("matrix", matrix),
-        ("matrix, told to be portable", Capabilities { tier: Tier::Portable, ..matrix }),
-        ("matrix, told to be packed", Capabilities { tier: Tier::Packed, ..matrix }),
+        ("matrix of bytes", bytes),
+        ("matrix, told to be portable", Capabilities { tier: Tier::Portable, ..bytes }),
+        ("matrix, told to be packed", Capabilities { tier: Tier::Packed, ..bytes }),
     ]
 }
 

@@ -1,4 +1,4 @@
-// The right operand in chunks of eight: weights [groups * n, k], k a multiple of 8.
+// The right operand in chunks of CHUNK elements: weights [groups * n, k], k a multiple of CHUNK.
 
 @group(0) @binding(2) var<storage, read> w: array<RawW>;
 
@@ -13,11 +13,11 @@ struct TapW {
 }
 
 fn row_w(row: u32, group: u32) -> RowW {
-    return RowW((group * p.n + row) * (p.k / 8u), row < p.n);
+    return RowW((group * p.n + row) * (p.k / CHUNK), row < p.n);
 }
 
 fn tap_w(k: u32, group: u32) -> TapW {
-    return TapW(k / 8u, k < p.k);
+    return TapW(k / CHUNK, k < p.k);
 }
 
 fn load_w(row: RowW, tap: TapW) -> RawW {

@@ -1,4 +1,4 @@
-// The left operand in chunks of eight: rows of a matrix [m, k], k a multiple of 8.
+// The left operand in chunks of CHUNK elements: rows of a matrix [m, k], k a multiple of CHUNK.
 
 @group(0) @binding(1) var<storage, read> x: array<RawX>;
 
@@ -13,11 +13,11 @@ struct TapX {
 }
 
 fn row_x(row: u32, group: u32) -> RowX {
-    return RowX(row * (p.k / 8u), row < p.m);
+    return RowX(row * (p.k / CHUNK), row < p.m);
 }
 
 fn tap_x(k: u32, group: u32) -> TapX {
-    return TapX(k / 8u, k < p.k);
+    return TapX(k / CHUNK, k < p.k);
 }
 
 fn load_x(row: RowX, tap: TapX) -> RawX {

@@ -1,4 +1,4 @@
-// The left operand of a convolution in chunks of eight: windows of an image [B, H, W, C], channels per group a multiple of 8.
+// The left operand of a convolution in chunks of CHUNK elements: windows of an image [B, H, W, C], channels per group a multiple of CHUNK.
 
 @group(0) @binding(1) var<storage, read> x: array<RawX>;
 
@@ -8,7 +8,7 @@ fn tap_x(k: u32, group: u32) -> Place {
 
 fn load_x(row: RowX, tap: Place) -> RawX {
     if is_inside(row, tap) {
-        return x[(row.offset + tap.offset) >> 3u];
+        return x[u32(row.offset + tap.offset) / CHUNK];
     }
     return outside_x();
 }

@@ -1,4 +1,4 @@
-// The end of the kernels for cooperative matrices: their f32 sums are integers below 2^24.
+// The end of the kernels for cooperative matrices, whose sums are i32, or integers below 2^24 in f32.
 
 fn residual_of(row: u32, column: u32, group: u32, split: u32) -> vec4<f32> {
     if HAS_RESIDUAL && row < p.m && column < p.n {
@@ -7,7 +7,7 @@ fn residual_of(row: u32, column: u32, group: u32, split: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-fn store_y(row: u32, column: u32, group: u32, split: u32, sums: vec4<f32>, added: vec4<f32>) {
+fn store_y(row: u32, column: u32, group: u32, split: u32, sums: Sums, added: vec4<f32>) {
     if row < p.m && column < p.n {
         finish(row, column, vec4<i32>(sums), added);
     }

@@ -140,9 +140,10 @@ impl fmt::Display for Listed {
         writeln!(f, "   pci       {}", self.pci.as_deref().unwrap_or("none"))?;
         writeln!(
             f,
-            "   can       f16 {}, cooperative matrices {}, timestamps {}, subgroups of {} to {}",
+            "   can       f16 {}, cooperative matrices {}, of bytes {}, timestamps {}, subgroups of {} to {}",
             yes(can.f16),
             yes(can.matrix),
+            yes(can.byte_matrix),
             yes(can.timestamps),
             can.subgroup.0,
             can.subgroup.1

@@ -1,5 +1,6 @@
 //! What a device can do, reduced to what kernels ask.
 
+use super::byte_matrices;
 use serde::Serialize;
 use std::fmt;
 use wgpu::{Adapter, CooperativeScalarType, Features};
@@ -33,6 +34,8 @@ pub struct Capabilities {
     pub f16: bool,
     /// 16×16×16 cooperative matrices, f16 in and f32 accumulated, asked from the adapter's own list, on subgroups of 32 lanes.
     pub matrix: bool,
+    /// 16×16×32 cooperative matrices of signed bytes and i32 sums beside them, which take a driver that reads SPIR-V.
+    pub byte_matrix: bool,
     /// Timestamps at pass boundaries.
     pub timestamps: bool,
     /// Bytes of workgroup memory.
@@ -50,6 +53,7 @@ impl Capabilities {
     pub const WEBGPU: Self = Self {
         f16: false,
         matrix: false,
+        byte_matrix: false,
         timestamps: false,
         workgroup_memory: 16 << 10,
         invocations: 256,
@@ -67,6 +71,7 @@ impl Capabilities {
         Self {
             f16,
             matrix,
+            byte_matrix: matrix && byte_matrices::are_offered(adapter),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
@@ -80,6 +85,7 @@ impl Capabilities {
         let mut wanted = Features::empty();
         wanted.set(Features::SHADER_F16, self.f16);
         wanted.set(Features::EXPERIMENTAL_COOPERATIVE_MATRIX, self.matrix);
+        wanted.set(Features::PASSTHROUGH_SHADERS, self.byte_matrix);
         wanted.set(Features::TIMESTAMP_QUERY, self.timestamps);
         wanted
     }
@@ -87,6 +93,11 @@ impl Capabilities {
     /// Whether a kernel of this tier may run.
     pub fn allows(&self, tier: Tier) -> bool {
         tier <= self.tier && (tier != Tier::Matrix || self.matrix)
+    }
+
+    /// Whether kernels on cooperative matrices of bytes may run.
+    pub fn allows_bytes(&self) -> bool {
+        self.byte_matrix && self.allows(Tier::Matrix)
     }
 }
 

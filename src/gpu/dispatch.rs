@@ -29,6 +29,8 @@ pub struct Dispatch {
     pub tier: Tier,
     /// Whether the shader uses f16.
     pub f16: bool,
+    /// Whether the shader's cooperative matrices are of bytes: see [`Dispatch::on_bytes`].
+    pub bytes: bool,
 }
 
 impl Dispatch {
@@ -43,6 +45,7 @@ impl Dispatch {
             groups: [1; 3],
             tier: Tier::Portable,
             f16: false,
+            bytes: false,
         }
     }
 
@@ -95,6 +98,13 @@ impl Dispatch {
     pub fn tier(mut self, tier: Tier) -> Self {
         self.tier = tier;
         self
+    }
+
+    /// Matrices that the text declares as `coop_mat16x16<f32, ..>` are 16 × 32 and 32 × 16 signed bytes, and i32 sums: what tensor
+    /// cores have and WGSL cannot name.
+    pub fn on_bytes(mut self) -> Self {
+        self.bytes = true;
+        self.tier(Tier::Matrix)
     }
 
     /// Which op input stands at each input binding.

@@ -5,10 +5,11 @@
 //! - [`Pipeline`]: a compiled shader, cached in memory by its text and on disk by the driver.
 //! - [`shader`]: how WGSL files are composed and what is read back from them.
 //!
-//! The only `unsafe` of the crate lives here: two wgpu calls (trusted shader modules and the pipeline cache)
-//! and the memory map of weight files.
+//! The only `unsafe` of the crate lives here: wgpu calls (trusted shader modules, SPIR-V of our own making, the pipeline cache),
+//! what Vulkan lists of cooperative matrices, and the memory map of weight files.
 
 mod adapter;
+mod byte_matrices;
 mod capabilities;
 mod context;
 mod dispatch;

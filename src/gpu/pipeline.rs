@@ -1,13 +1,13 @@
 //! Compiled shaders, cached in memory by their composed text and on disk by the driver.
 
 use super::shader::{self, Access, Reflection};
-use super::{Dispatch, Gpu};
+use super::{Dispatch, Gpu, byte_matrices};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use wgpu::{AdapterInfo, BindGroupLayout, BindingType, BufferBindingType, ComputePipeline, Device, PipelineCache};
+use wgpu::{AdapterInfo, BindGroupLayout, BindingType, BufferBindingType, ComputePipeline, Device, PipelineCache, ShaderModule};
 
 /// A compiled compute shader and the layout of its one bind group.
 #[derive(Debug)]
@@ -61,14 +61,7 @@ fn build(gpu: &Gpu, text: &str, dispatch: &Dispatch) -> Result<Pipeline> {
     let (module, reflection) = shader::reflect(text).unwrap_or_else(|e| panic!("{name}: {e}"));
     let device = gpu.device();
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Naga(Cow::Owned(module)) };
-    let module = if gpu.checked() {
-        device.create_shader_module(descriptor)
-    } else {
-        // SAFETY: the shaders of this crate index within buffers whose sizes the host derived from the same shapes, and
-        // their loops end; the op table is run with checks on and with guard words around every buffer in the tests.
-        unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
-    };
+    let module = if dispatch.bytes { byte_module(gpu, name, &module, &reflection) } else { shader_module(gpu, name, module) };
     let layout = bind_group_layout(device, name, &reflection);
     let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some(name),
@@ -88,6 +81,31 @@ fn build(gpu: &Gpu, text: &str, dispatch: &Dispatch) -> Result<Pipeline> {
         None => Ok(Pipeline { pipeline, layout, reflection }),
         Some(error) => Err(Error::Driver(format!("shader {name}: {error}"))),
     }
+}
+
+fn shader_module(gpu: &Gpu, name: &str, module: naga::Module) -> ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Naga(Cow::Owned(module)) };
+    if gpu.checked() {
+        return gpu.device().create_shader_module(descriptor);
+    }
+    // SAFETY: the shaders of this crate index within buffers whose sizes the host derived from the same shapes, and
+    // their loops end; the op table is run with checks on and with guard words around every buffer in the tests.
+    unsafe { gpu.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+}
+
+/// A kernel on matrices of bytes, as SPIR-V. Its bindings have no holes, so that their numbers are those that wgpu gives them.
+fn byte_module(gpu: &Gpu, name: &str, module: &naga::Module, reflection: &Reflection) -> ShaderModule {
+    let spirv = byte_matrices::spirv(module, gpu.checked()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let [x, y, z] = reflection.workgroup;
+    let main = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (x, y, z) };
+    let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+        label: Some(name),
+        entry_points: Cow::Owned(vec![main]),
+        spirv: Some(Cow::Owned(spirv)),
+        ..Default::default()
+    };
+    // SAFETY: naga validated the module and wrote it; of matrices only the types differ. For indices and loops see above.
+    unsafe { gpu.device().create_shader_module_passthrough(descriptor) }
 }
 
 fn bind_group_layout(device: &Device, label: &str, reflection: &Reflection) -> BindGroupLayout {

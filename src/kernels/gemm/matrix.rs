@@ -182,6 +182,7 @@ fn kernel(variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
     if variant.source == LARGE.source {
         dispatch = dispatch.constant("STRIP_N", variant.strip());
     }
+    dispatch = dispatch.constant("CHUNK", 8);
     for (operand, staging, extent) in [("X", x, variant.tile.m), ("W", w, variant.tile.n)] {
         let (staged, chunks) = if staging.across { (variant.slice, extent / 8) } else { (extent, variant.slice / 8) };
         let rows = if staging.across { 1 } else { staged * chunks / variant.lanes() };

@@ -114,6 +114,10 @@ pub(super) fn cases() -> Vec<Case> {
         ([1, 12, 19, 3], [8, 3, 3], window(2, 1, 1), [4, 4]),
         ([2, 5, 3, 7], [68, 3, 7], window(1, 3, 1), [8, 4]),
         ([2, 9, 6, 1], [12, 3, 5], window(1, 2, 1), [8, 8]),
+        // For matrices of bytes.
+        ([2, 13, 11, 48], [132, 3, 3], window(1, 1, 1), [4, 8]),
+        ([1, 17, 9, 32], [64, 3, 3], window(2, 1, 1), [8, 8]),
+        ([1, 9, 16, 16], [36, 2, 2], window(1, 0, 1), [8, 4]),
     ];
     let mut cases = Vec::new();
     for (i, (image, [n, kh, kw], window, bits)) in shapes.into_iter().enumerate() {

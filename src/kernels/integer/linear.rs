@@ -94,6 +94,11 @@ pub(super) fn cases() -> Vec<Case> {
         ([300, 16, 260], [3, 4]),
         ([5, 1030, 8], [8, 8]),
         ([6, 1100, 9], [8, 8]),
+        // For matrices of bytes: more than a tile and a slice each way, and sums that f32 could not hold.
+        ([130, 272, 132], [4, 8]),
+        ([9, 64, 6], [2, 2]),
+        ([7, 1104, 36], [8, 8]),
+        ([200, 48, 68], [8, 3]),
     ];
     let mut cases = Vec::new();
     for (i, ([m, k, n], bits)) in shapes.into_iter().enumerate() {

@@ -21,6 +21,7 @@ mod conv;
 mod depthwise;
 mod gradient;
 mod linear;
+mod matrix;
 mod product;
 mod scale;
 
@@ -114,8 +115,8 @@ pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc
 /// A small case that the kernels for cooperative matrices take, more than a tile in each direction.
 pub(crate) fn matrix_case() -> Case {
     let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, to: DType::F32, requantize: None };
-    let (x, w) = (test_codes([65, 72], 4, 1), test_codes([68, 72], 4, 2));
-    Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -3.0, &[65, 68], 72), Tolerance::EXACT)
+    let (x, w) = (test_codes([65, 80], 4, 1), test_codes([68, 80], 4, 2));
+    Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -3.0, &[65, 68], 80), Tolerance::EXACT)
 }
 
 /// Cases of the op table.

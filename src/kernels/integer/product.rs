@@ -1,13 +1,15 @@
 //! The kernels of matrix products on codes and the choice among them.
 //!
 //! All compute `store_y(m, n, Σ_k x[m, k] · w[n, k])` on tiles, as `gemm` does for floats. Portable: codes unpacked to f32.
-//! Packed: four multiply-adds of bytes an instruction. How the operands are found is a piece: rows of a matrix or windows of an
+//! Packed: four multiply-adds of bytes an instruction. Matrix: cooperative matrices of bytes where a device has them ([`matrix`]),
+//! otherwise of halves. How the operands are found is a piece: rows of a matrix or windows of an
 //! image, read sixteen codes at a time, four, or one, as they are aligned.
 
-use super::Arithmetic;
+use super::{Arithmetic, matrix};
 use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
+use crate::tensor::DType;
 use crate::wgsl;
 
 /// A tile of the packed kernel: its extents, the rows and columns that an invocation computes, and the words of a slice.
@@ -46,7 +48,9 @@ pub(super) struct IntegerProduct {
 impl IntegerProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let mut kernels = self.matrix(device);
+        let mut kernels =
+            matrix::kernels(&self.geometry, device, |dispatch, tile| self.with_outside(self.place(dispatch, &self.geometry, tile)));
+        kernels.extend(self.halves(device));
         if device.allows(Tier::Packed) {
             let best = self.best_packed();
             kernels.push(self.packed(best));
@@ -72,18 +76,23 @@ impl IntegerProduct {
         PACKED.into_iter().find(suits).unwrap_or(PACKED[PACKED.len() - 1])
     }
 
-    /// The kernels for cooperative matrices, which have no room to add up exact parts.
-    fn matrix(&self, device: &Capabilities) -> Vec<Dispatch> {
+    /// The kernels for cooperative matrices of halves, which have no room to add up exact parts.
+    fn halves(&self, device: &Capabilities) -> Vec<Dispatch> {
         let Product { n, k, .. } = self.geometry;
         if k > self.arithmetic.bits.exact_terms() || !n.is_multiple_of(4) {
             return Vec::new();
         }
         let codes = [wgsl!("integer/raw_x_codes.wgsl"), wgsl!("integer/raw_w_codes.wgsl")];
         gemm::matrix::variants(&self.geometry, device, codes, |geometry, dispatch, tile| {
-            let dispatch = self.place(dispatch, geometry, tile).part(wgsl!("integer/matrix_y.wgsl"));
-            let windows = matches!(self.geometry.operands, Operands::Windows(_));
-            if windows { dispatch.part(wgsl!("integer/outside.wgsl")) } else { dispatch }
+            let dispatch = self.place(dispatch, geometry, tile);
+            self.with_outside(dispatch.wide("Sums", DType::F32, 4).part(wgsl!("integer/matrix_y.wgsl")))
         })
+    }
+
+    /// With the piece that says what a window finds outside of its image.
+    fn with_outside(&self, dispatch: Dispatch) -> Dispatch {
+        let windows = matches!(self.geometry.operands, Operands::Windows(_));
+        if windows { dispatch.part(wgsl!("integer/outside.wgsl")) } else { dispatch }
     }
 
     fn portable(&self, (tile, each): (Tile, usize)) -> Dispatch {

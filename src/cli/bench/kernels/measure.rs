@@ -164,7 +164,7 @@ mod tests {
     fn every_kernel_that_real_sizes_choose_has_a_case_in_the_op_table() {
         let half = Capabilities { f16: true, ..Capabilities::WEBGPU };
         let packed = Capabilities { workgroup_memory: 48 << 10, invocations: 1024, subgroup: (32, 32), tier: Tier::Packed, ..half };
-        let matrix = Capabilities { matrix: true, tier: Tier::Matrix, ..packed };
+        let matrix = Capabilities { matrix: true, byte_matrix: true, tier: Tier::Matrix, ..packed };
         let mut missing = BTreeSet::new();
         for (precision, device) in [(Precision::F32, Capabilities::WEBGPU), (Precision::F16, packed), (Precision::F16, matrix)] {
             let cases = Cases::of(device);

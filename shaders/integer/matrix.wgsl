@@ -1,0 +1,239 @@
+#import common/index.wgsl
+
+// S[m, n] = sum over k of x[m, k] * w[n, k], of codes, on cooperative matrices of bytes: what is called coop_mat16x16<f32, ..> here
+// are 16 x 32 and 32 x 16 codes and 16 x 16 i32 (gpu/byte_matrices.rs). Sums are exact.
+//
+// A workgroup computes TILE_M x TILE_N results. Its subgroups (32 lanes) have SUB_M x 32 of them each, in blocks of 16 x 16; where that
+// leaves some, SHARES of them have the same results, and each its part of every slice of k. A slice, SLICE_K codes of all rows of
+// both operands, goes from memory through registers to workgroup memory, in chunks of sixteen codes; rows are padded by a chunk, so
+// that neighbours begin in other banks. Where the last slice was, sums become vectors of four neighbouring columns.
+//
+// Chunks and matrices have names of their own, because arrays of them, even of constant indices in loops, were put into memory by
+// the compiler: 330 in place of 469 TOP/s for chunks, and 60 for matrices (H100, 4096^3).
+
+alias RawX = vec4<u32>;
+alias RawW = vec4<u32>;
+alias Sums = vec4<i32>;
+
+const CHUNKS = SLICE_K / 16u;
+const STRIDE = CHUNKS + 1u;
+// Rows that all lanes load at once, and how often.
+const PASS = LANES / CHUNKS;
+const LOADS_X = TILE_M / PASS;
+const LOADS_W = TILE_N / PASS;
+const FIRST_W = TILE_M * STRIDE;
+const SUBGROUPS_N = TILE_N / 32u;
+const SHARE = CHUNKS / SHARES;
+// Blocks below the first two.
+const IS_TALL = SUB_M > 32u;
+// Of 32 x 32 sums, in vectors of four, the rows padded by one.
+const STRIDE_Y = 9u;
+const STRIP = 32u * STRIDE_Y;
+const STAGED = max((TILE_M + TILE_N) * STRIDE, LANES / 32u * STRIP);
+
+var<workgroup> sh: array<vec4<f32>, STAGED>;
+
+struct RowsX {
+    a: RowX,
+    b: RowX,
+    c: RowX,
+    d: RowX,
+}
+
+struct RowsW {
+    a: RowW,
+    b: RowW,
+    c: RowW,
+    d: RowW,
+}
+
+struct Four {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    c: vec4<u32>,
+    d: vec4<u32>,
+}
+
+fn fetch_x(rows: RowsX, k: u32) -> Four {
+    let tap = tap_x(k, 0u);
+    var chunks = Four();
+    chunks.a = load_x(rows.a, tap);
+    chunks.b = load_x(rows.b, tap);
+    if LOADS_X > 2u {
+        chunks.c = load_x(rows.c, tap);
+        chunks.d = load_x(rows.d, tap);
+    }
+    return chunks;
+}
+
+fn fetch_w(rows: RowsW, k: u32) -> Four {
+    let tap = tap_w(k, 0u);
+    var chunks = Four();
+    chunks.a = load_w(rows.a, tap);
+    chunks.b = load_w(rows.b, tap);
+    if LOADS_W > 2u {
+        chunks.c = load_w(rows.c, tap);
+        chunks.d = load_w(rows.d, tap);
+    }
+    return chunks;
+}
+
+fn stage(at: u32, loads: u32, chunks: Four) {
+    sh[at] = bitcast<vec4<f32>>(chunks.a);
+    sh[at + PASS * STRIDE] = bitcast<vec4<f32>>(chunks.b);
+    if loads > 2u {
+        sh[at + 2u * PASS * STRIDE] = bitcast<vec4<f32>>(chunks.c);
+        sh[at + 3u * PASS * STRIDE] = bitcast<vec4<f32>>(chunks.d);
+    }
+}
+
+// The sums of all shares.
+fn sums_at(at: u32) -> vec4<i32> {
+    var sums = bitcast<vec4<i32>>(sh[at]);
+    if SHARES > 1u {
+        sums += bitcast<vec4<i32>>(sh[at + STRIP]);
+    }
+    if SHARES > 2u {
+        sums += bitcast<vec4<i32>>(sh[at + 2u * STRIP]) + bitcast<vec4<i32>>(sh[at + 3u * STRIP]);
+    }
+    return sums;
+}
+
+// The i-th row of those that a lane stores.
+fn store_row(at: u32, row: u32, column: u32, i: u32, added: vec4<f32>) {
+    store_y(row + i * 4u * SHARES, column, 0u, 0u, sums_at(at + i * 4u * SHARES * STRIDE_Y), added);
+}
+
+fn added_to(row: u32, column: u32, i: u32) -> vec4<f32> {
+    return residual_of(row + i * 4u * SHARES, column, 0u, 0u);
+}
+
+// Stores 32 x 32 results of each subgroup; those that share results share this too. Residuals are read before anything is stored: a
+// compiler cannot move loads before stores that may be to the same place.
+fn store_strips(at: u32, row: u32, column: u32) {
+    let r0 = added_to(row, column, 0u);
+    let r1 = added_to(row, column, 1u);
+    if SHARES > 2u {
+        store_row(at, row, column, 0u, r0);
+        store_row(at, row, column, 1u, r1);
+        return;
+    }
+    let r2 = added_to(row, column, 2u);
+    let r3 = added_to(row, column, 3u);
+    if SHARES > 1u {
+        store_row(at, row, column, 0u, r0);
+        store_row(at, row, column, 1u, r1);
+        store_row(at, row, column, 2u, r2);
+        store_row(at, row, column, 3u, r3);
+        return;
+    }
+    let r4 = added_to(row, column, 4u);
+    let r5 = added_to(row, column, 5u);
+    let r6 = added_to(row, column, 6u);
+    let r7 = added_to(row, column, 7u);
+    store_row(at, row, column, 0u, r0);
+    store_row(at, row, column, 1u, r1);
+    store_row(at, row, column, 2u, r2);
+    store_row(at, row, column, 3u, r3);
+    store_row(at, row, column, 4u, r4);
+    store_row(at, row, column, 5u, r5);
+    store_row(at, row, column, 6u, r6);
+    store_row(at, row, column, 7u, r7);
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let flat = flat_group(workgroup, workgroups);
+    let tile_column = flat % p.tiles_n * TILE_N;
+    // Workgroups past the last, from folding the grid, have rows past the last, so that they store nothing. They cannot return:
+    // cooperative matrices want uniform control flow.
+    let tile_row = min(flat / p.tiles_n, p.tiles_m) * TILE_M;
+    let subgroup = lane / 32u;
+    let share = subgroup % SHARES;
+    let tile = subgroup / SHARES;
+    let sub_row = tile / SUBGROUPS_N * SUB_M;
+    let sub_column = tile % SUBGROUPS_N * 32u;
+
+    let row = lane / CHUNKS;
+    let chunk = lane % CHUNKS;
+    let x_row = tile_row + row;
+    let w_row = tile_column + row;
+    let rows_x = RowsX(row_x(x_row, 0u), row_x(x_row + PASS, 0u), row_x(x_row + 2u * PASS, 0u), row_x(x_row + 3u * PASS, 0u));
+    let rows_w = RowsW(row_w(w_row, 0u), row_w(w_row + PASS, 0u), row_w(w_row + 2u * PASS, 0u), row_w(w_row + 3u * PASS, 0u));
+    let at_x = row * STRIDE + chunk;
+    var next_x = fetch_x(rows_x, chunk * 16u);
+    var next_w = fetch_w(rows_w, chunk * 16u);
+
+    var y00 = coop_mat16x16<f32, C>();
+    var y01 = coop_mat16x16<f32, C>();
+    var y10 = coop_mat16x16<f32, C>();
+    var y11 = coop_mat16x16<f32, C>();
+    var y20 = coop_mat16x16<f32, C>();
+    var y21 = coop_mat16x16<f32, C>();
+    var y30 = coop_mat16x16<f32, C>();
+    var y31 = coop_mat16x16<f32, C>();
+    let first_x = sub_row * STRIDE + share * SHARE;
+    let first_w = FIRST_W + sub_column * STRIDE + share * SHARE;
+    for (var k = 0u; k < p.k; k += SLICE_K) {
+        stage(at_x, LOADS_X, next_x);
+        stage(FIRST_W + at_x, LOADS_W, next_w);
+        workgroupBarrier();
+        if k + SLICE_K < p.k {
+            next_x = fetch_x(rows_x, k + SLICE_K + chunk * 16u);
+            next_w = fetch_w(rows_w, k + SLICE_K + chunk * 16u);
+        }
+        for (var kk = 0u; kk < SHARE; kk += 2u) {
+            let at_x0 = first_x + kk;
+            let at_x1 = at_x0 + 16u * STRIDE;
+            let at_w0 = first_w + kk;
+            let at_w1 = at_w0 + 16u * STRIDE;
+            let x0 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x0], STRIDE);
+            let x1 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x1], STRIDE);
+            let w0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_w0], STRIDE);
+            let w1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_w1], STRIDE);
+            y00 = coopMultiplyAdd(x0, w0, y00);
+            y10 = coopMultiplyAdd(x1, w0, y10);
+            y01 = coopMultiplyAdd(x0, w1, y01);
+            y11 = coopMultiplyAdd(x1, w1, y11);
+            if IS_TALL {
+                let at_x2 = at_x0 + 32u * STRIDE;
+                let at_x3 = at_x0 + 48u * STRIDE;
+                let x2 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x2], STRIDE);
+                let x3 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x3], STRIDE);
+                y20 = coopMultiplyAdd(x2, w0, y20);
+                y30 = coopMultiplyAdd(x3, w0, y30);
+                y21 = coopMultiplyAdd(x2, w1, y21);
+                y31 = coopMultiplyAdd(x3, w1, y31);
+            }
+        }
+        workgroupBarrier();
+    }
+
+    let strip = subgroup * STRIP;
+    let strip_right = strip + 4u;
+    let strip_lower = strip + 16u * STRIDE_Y;
+    let strip_lower_right = strip_lower + 4u;
+    coopStoreT(y00, &sh[strip], STRIDE_Y);
+    coopStoreT(y01, &sh[strip_right], STRIDE_Y);
+    coopStoreT(y10, &sh[strip_lower], STRIDE_Y);
+    coopStoreT(y11, &sh[strip_lower_right], STRIDE_Y);
+    workgroupBarrier();
+    let local = share * 32u + lane % 32u;
+    let at = tile * SHARES * STRIP + local / 8u * STRIDE_Y + local % 8u;
+    let first_row = tile_row + sub_row + local / 8u;
+    let first_column = tile_column + sub_column + local % 8u * 4u;
+    store_strips(at, first_row, first_column);
+    if IS_TALL {
+        workgroupBarrier();
+        coopStoreT(y20, &sh[strip], STRIDE_Y);
+        coopStoreT(y21, &sh[strip_right], STRIDE_Y);
+        coopStoreT(y30, &sh[strip_lower], STRIDE_Y);
+        coopStoreT(y31, &sh[strip_lower_right], STRIDE_Y);
+        workgroupBarrier();
+        store_strips(at, first_row + 32u, first_column);
+    }
+}
