@@ -1,4 +1,5 @@
-// Chunks of eight elements that begin anywhere, from words of PER_WORD elements: for convolutions of few channels.
+// Chunks of elements that begin anywhere, from words of PER_WORD elements: for convolutions of few channels. Nothing is an array or a vector
+// with a changing index: compilers put those into memory.
 
 const ELEMENT_BITS = 32u / PER_WORD;
 
@@ -16,8 +17,10 @@ fn first_of(count: i32) -> u32 {
     return (1u << (u32(max(count, 0)) * ELEMENT_BITS)) - 1u;
 }
 
-// Ones for those elements of a chunk's i-th word whose numbers in the chunk are from `first` to below `end`.
-fn counted(first: i32, end: i32, i: u32) -> u32 {
-    let before = i32(i * PER_WORD);
-    return first_of(end - before) & ~first_of(first - before);
+// Ones for those elements of a chunk whose numbers in it are from `first` to below `end`.
+fn counted(first: i32, end: i32) -> vec4<u32> {
+    let each = i32(PER_WORD);
+    let below = vec4<u32>(first_of(end), first_of(end - each), first_of(end - 2 * each), first_of(end - 3 * each));
+    let before = vec4<u32>(first_of(first), first_of(first - each), first_of(first - 2 * each), first_of(first - 3 * each));
+    return below & ~before;
 }

@@ -1,4 +1,4 @@
-// The right operand of a convolution of fewer than eight channels, in chunks of eight: weights [n, ky, RUN], each RUN filled up with
+// The right operand of a convolution of fewer than eight channels, in chunks of CHUNK elements: weights [n, ky, RUN], each RUN filled up with
 // zeros to RUN_CHUNKS chunks.
 
 @group(0) @binding(2) var<storage, read> w: array<u32>;
@@ -14,13 +14,13 @@ struct TapW {
 }
 
 fn row_w(row: u32, group: u32) -> RowW {
-    return RowW(row * (p.k / (8u * RUN_CHUNKS) * RUN), row < p.n);
+    return RowW(row * (p.k / (CHUNK * RUN_CHUNKS) * RUN), row < p.n);
 }
 
 fn tap_w(k: u32, group: u32) -> TapW {
-    let chunk = k / 8u;
-    let element = chunk % RUN_CHUNKS * 8u;
-    return TapW(chunk / RUN_CHUNKS * RUN + element, select(0, min(i32(RUN - element), 8), k < p.k));
+    let chunk = k / CHUNK;
+    let element = chunk % RUN_CHUNKS * CHUNK;
+    return TapW(chunk / RUN_CHUNKS * RUN + element, select(0, min(i32(RUN - element), i32(CHUNK)), k < p.k));
 }
 
 fn load_w(row: RowW, tap: TapW) -> RawW {
@@ -31,12 +31,15 @@ fn load_w(row: RowW, tap: TapW) -> RawW {
     let word = start / PER_WORD;
     let shift = start % PER_WORD * ELEMENT_BITS;
     let most = (start + u32(tap.count) - 1u) / PER_WORD;
-    var words = vec4<u32>();
-    var low = w[word];
-    for (var i = 0u; i < CHUNK_WORDS; i++) {
-        let high = w[min(word + i + 1u, most)];
-        words[i] = funnel(low, high, shift) & counted(0, tap.count, i);
-        low = high;
+    let w0 = w[word];
+    let w1 = w[min(word + 1u, most)];
+    let w2 = w[min(word + 2u, most)];
+    var words = vec4<u32>(funnel(w0, w1, shift), funnel(w1, w2, shift), 0u, 0u);
+    if CHUNK_WORDS > 2u {
+        let w3 = w[min(word + 3u, most)];
+        let w4 = w[min(word + 4u, most)];
+        words.z = funnel(w2, w3, shift);
+        words.w = funnel(w3, w4, shift);
     }
-    return packed(words);
+    return packed(words & counted(0, tap.count));
 }

@@ -1,4 +1,4 @@
-// The left operand of a convolution of fewer than eight channels, in chunks of eight. What a row of a window's taps covers lies in
+// The left operand of a convolution of fewer than eight channels, in chunks of CHUNK elements. What a row of a window's taps covers lies in
 // one piece in the image, RUN elements: k runs over (ky, element of that piece), each piece filled up to RUN_CHUNKS chunks. What
 // stands in the filling meets zeros of the weights.
 
@@ -9,9 +9,9 @@ fn tap_x(k: u32, group: u32) -> Place {
     if k >= p.k {
         return Place(0, OUTSIDE, 0);
     }
-    let chunk = k / 8u;
+    let chunk = k / CHUNK;
     let ky = i32(chunk / RUN_CHUNKS);
-    let element = i32(chunk % RUN_CHUNKS * 8u);
+    let element = i32(chunk % RUN_CHUNKS * CHUNK);
     return Place(ky * i32(p.width * p.channels) + element, ky, element);
 }
 
@@ -19,8 +19,8 @@ fn load_x(row: RowX, tap: Place) -> RawX {
     let outside = outside_x();
     // Of the image's line, and of the piece, what is left of the chunk.
     let at = row.x * i32(p.channels) + tap.x;
-    let first = clamp(-at, 0, 8);
-    let end = clamp(min(i32(p.width * p.channels) - at, i32(RUN) - tap.x), 0, 8);
+    let first = clamp(-at, 0, i32(CHUNK));
+    let end = clamp(min(i32(p.width * p.channels) - at, i32(RUN) - tap.x), 0, i32(CHUNK));
     if row.y == OUTSIDE || u32(row.y + tap.y) >= p.height || first >= end {
         return outside;
     }
@@ -30,13 +30,16 @@ fn load_x(row: RowX, tap: Place) -> RawX {
     let shift = (u32(start) % PER_WORD) * ELEMENT_BITS;
     let least = (start + first) / i32(PER_WORD);
     let most = (start + end - 1) / i32(PER_WORD);
-    var words = vec4<u32>();
-    var low = x[clamp(word, least, most)];
-    for (var i = 0u; i < CHUNK_WORDS; i++) {
-        let high = x[clamp(word + i32(i) + 1, least, most)];
-        let kept = counted(first, end, i);
-        words[i] = (funnel(low, high, shift) & kept) | (outside.x & ~kept);
-        low = high;
+    let w0 = x[clamp(word, least, most)];
+    let w1 = x[clamp(word + 1, least, most)];
+    let w2 = x[clamp(word + 2, least, most)];
+    var words = vec4<u32>(funnel(w0, w1, shift), funnel(w1, w2, shift), 0u, 0u);
+    if CHUNK_WORDS > 2u {
+        let w3 = x[clamp(word + 3, least, most)];
+        let w4 = x[clamp(word + 4, least, most)];
+        words.z = funnel(w2, w3, shift);
+        words.w = funnel(w3, w4, shift);
     }
-    return packed(words);
+    let kept = counted(first, end);
+    return packed((words & kept) | (vec4<u32>(outside.x) & ~kept));
 }

@@ -17,12 +17,14 @@ fn as_stored(v: vec4<f32>) -> vec4<f32> {
     return v;
 }
 
-// The codes of the i-th vec4 of the result.
-fn codes_of(i: u32, v: vec4<f32>) -> u32 {
-    var group = 0u;
+// The state of the i-th vec4 of channels.
+fn step_of(i: u32) -> vec4<f32> {
     if OUT_GROUPS > 1u {
-        group = i / OUT_INNER % OUT_GROUPS;
+        return out_state[i / OUT_INNER];
     }
-    let s = out_state[group];
-    return codes_under(v, vec4<f32>(s.y), vec4<f32>(s.z), LOW, HIGH, f32(OFFSET), p.n >> 31u);
+    return out_state[0];
+}
+
+fn codes_of(v: vec4<f32>, step: vec4<f32>) -> u32 {
+    return codes_under(v, vec4<f32>(step.y), vec4<f32>(step.z), LOW, HIGH, f32(OFFSET), p.n >> 31u);
 }

@@ -7,33 +7,61 @@
 @group(0) @binding(3) var<storage, read> scale: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> shift: array<vec4<f32>>;
 
-// The nearest floats. Above 2^24 WGSL lets a conversion round either way; the sum of two exact parts rounds to nearest.
+// The nearest floats. Above 2^24 WGSL lets a conversion round either way; the sum of two exact parts rounds to nearest. Up to 2^22 an
+// integer can be put behind the exponent of 1.5 · 2^23, which takes two plain instructions in place of a slow one.
 fn floats_of(sums: vec4<i32>) -> vec4<f32> {
+    if ARE_SMALL {
+        return bitcast<vec4<f32>>(sums + vec4<i32>(0x4b400000)) - 12582912.0;
+    }
     if IN_PARTS {
         return vec4<f32>(sums & vec4<i32>(-4096)) + vec4<f32>(sums & vec4<i32>(4095));
     }
     return vec4<f32>(sums);
 }
 
-// Stores the results of columns `column`..`column + 4`.
-fn store_sums(row: u32, column: u32, sums: vec4<i32>) {
-    if row < p.m && column < p.n {
-        finish(row, column, sums, residual_at(row * (p.n / 4u) + column / 4u));
-    }
+// What the results of four neighbouring channels have in common.
+struct Channels {
+    scale: vec4<f32>,
+    shift: vec4<f32>,
+    // The state of the quantizer behind them.
+    step: vec4<f32>,
 }
 
-fn finish(row: u32, column: u32, sums: vec4<i32>, added: vec4<f32>) {
-    let channel = column / 4u;
-    let i = row * (p.n / 4u) + channel;
-    var v = floats_of(sums);
+// Of columns `column`..`column + 4`.
+fn channels_at(column: u32) -> Channels {
+    var channels = Channels();
     if HAS_SCALE {
-        v = rounded4(v * scale[channel], p.n >> 31u);
+        channels.scale = scale[column / 4u];
     }
     if HAS_SHIFT {
-        v += shift[channel];
+        channels.shift = shift[column / 4u];
+    }
+    channels.step = step_of(column / 4u);
+    return channels;
+}
+
+fn finished(channels: Channels, sums: vec4<i32>, added: vec4<f32>) -> vec4<f32> {
+    var v = floats_of(sums);
+    if HAS_SCALE {
+        v = rounded4(v * channels.scale, p.n >> 31u);
+    }
+    if HAS_SHIFT {
+        v += channels.shift;
     }
     if HAS_RESIDUAL {
         v += added;
     }
-    store(i, activate(v));
+    return activate(v);
+}
+
+// Stores the results of columns `column`..`column + 4`.
+fn store_sums(row: u32, column: u32, sums: vec4<i32>) {
+    if row < p.m && column < p.n {
+        finish(row, column, sums, vec4<f32>(residual_at(row * (p.n / 4u) + column / 4u)));
+    }
+}
+
+fn finish(row: u32, column: u32, sums: vec4<i32>, added: vec4<f32>) {
+    let channels = channels_at(column);
+    store(row * (p.n / 4u) + column / 4u, finished(channels, sums, added), channels.step);
 }

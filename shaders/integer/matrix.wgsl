@@ -13,7 +13,6 @@
 
 alias RawX = vec4<u32>;
 alias RawW = vec4<u32>;
-alias Sums = vec4<i32>;
 
 const CHUNKS = SLICE_K / 16u;
 const STRIDE = CHUNKS + 1u;
@@ -99,46 +98,87 @@ fn sums_at(at: u32) -> vec4<i32> {
     return sums;
 }
 
-// The i-th row of those that a lane stores.
-fn store_row(at: u32, row: u32, column: u32, i: u32, added: vec4<f32>) {
-    store_y(row + i * 4u * SHARES, column, 0u, 0u, sums_at(at + i * 4u * SHARES * STRIDE_Y), added);
+// Where a lane finds its first sums and stores its first result; its next ones are 4 * SHARES rows below each other.
+struct Results {
+    sums: u32,
+    row: u32,
+    column: u32,
+    channels: Channels,
 }
 
-fn added_to(row: u32, column: u32, i: u32) -> vec4<f32> {
-    return residual_of(row + i * 4u * SHARES, column, 0u, 0u);
+// Residuals of a lane's results, as they are stored.
+struct Added {
+    a: element_y4,
+    b: element_y4,
+    c: element_y4,
+    d: element_y4,
+    e: element_y4,
+    f: element_y4,
+    g: element_y4,
+    h: element_y4,
 }
 
-// Stores 32 x 32 results of each subgroup; those that share results share this too. Residuals are read before anything is stored: a
+fn added_to(r: Results, i: u32) -> element_y4 {
+    let row = r.row + i * 4u * SHARES;
+    if HAS_RESIDUAL && row < p.m && r.column < p.n {
+        return residual_at(row * (p.n / 4u) + r.column / 4u);
+    }
+    return element_y4();
+}
+
+fn all_added_to(r: Results) -> Added {
+    var added = Added();
+    added.a = added_to(r, 0u);
+    added.b = added_to(r, 1u);
+    if SHARES < 4u {
+        added.c = added_to(r, 2u);
+        added.d = added_to(r, 3u);
+    }
+    if SHARES < 2u {
+        added.e = added_to(r, 4u);
+        added.f = added_to(r, 5u);
+        added.g = added_to(r, 6u);
+        added.h = added_to(r, 7u);
+    }
+    return added;
+}
+
+fn result(r: Results, i: u32, added: element_y4) -> vec4<f32> {
+    return finished(r.channels, sums_at(r.sums + i * 4u * SHARES * STRIDE_Y), vec4<f32>(added));
+}
+
+fn store_result(r: Results, i: u32, v: vec4<f32>) {
+    let row = r.row + i * 4u * SHARES;
+    if row < p.m && r.column < p.n {
+        store(row * (p.n / 4u) + r.column / 4u, v, r.channels.step);
+    }
+}
+
+fn store_four(r: Results, i: u32, a: element_y4, b: element_y4, c: element_y4, d: element_y4) {
+    let v0 = result(r, i, a);
+    let v1 = result(r, i + 1u, b);
+    let v2 = result(r, i + 2u, c);
+    let v3 = result(r, i + 3u, d);
+    store_result(r, i, v0);
+    store_result(r, i + 1u, v1);
+    store_result(r, i + 2u, v2);
+    store_result(r, i + 3u, v3);
+}
+
+// Stores 32 x 32 results of each subgroup; those that share results share this too. Everything is read before anything is stored: a
 // compiler cannot move loads before stores that may be to the same place.
-fn store_strips(at: u32, row: u32, column: u32) {
-    let r0 = added_to(row, column, 0u);
-    let r1 = added_to(row, column, 1u);
+fn store_results(r: Results, added: Added) {
     if SHARES > 2u {
-        store_row(at, row, column, 0u, r0);
-        store_row(at, row, column, 1u, r1);
+        let v0 = result(r, 0u, added.a);
+        let v1 = result(r, 1u, added.b);
+        store_result(r, 0u, v0);
+        store_result(r, 1u, v1);
         return;
     }
-    let r2 = added_to(row, column, 2u);
-    let r3 = added_to(row, column, 3u);
-    if SHARES > 1u {
-        store_row(at, row, column, 0u, r0);
-        store_row(at, row, column, 1u, r1);
-        store_row(at, row, column, 2u, r2);
-        store_row(at, row, column, 3u, r3);
-        return;
+    store_four(r, 0u, added.a, added.b, added.c, added.d);
+    if SHARES < 2u {
+        store_four(r, 4u, added.e, added.f, added.g, added.h);
     }
-    let r4 = added_to(row, column, 4u);
-    let r5 = added_to(row, column, 5u);
-    let r6 = added_to(row, column, 6u);
-    let r7 = added_to(row, column, 7u);
-    store_row(at, row, column, 0u, r0);
-    store_row(at, row, column, 1u, r1);
-    store_row(at, row, column, 2u, r2);
-    store_row(at, row, column, 3u, r3);
-    store_row(at, row, column, 4u, r4);
-    store_row(at, row, column, 5u, r5);
-    store_row(at, row, column, 6u, r6);
-    store_row(at, row, column, 7u, r7);
 }
 
 @compute @workgroup_size(LANES)
@@ -168,6 +208,14 @@ fn main(
     var next_x = fetch_x(rows_x, chunk * 16u);
     var next_w = fetch_w(rows_w, chunk * 16u);
 
+    let local = share * 32u + lane % 32u;
+    let at = tile * SHARES * STRIP + local / 8u * STRIDE_Y + local % 8u;
+    let column = tile_column + sub_column + local % 8u * 4u;
+    var results = Results(at, tile_row + sub_row + local / 8u, column, channels_at(min(column, p.n - 4u)));
+    var added = Added();
+    if EARLY {
+        added = all_added_to(results);
+    }
     var y00 = coop_mat16x16<f32, C>();
     var y01 = coop_mat16x16<f32, C>();
     var y10 = coop_mat16x16<f32, C>();
@@ -217,23 +265,24 @@ fn main(
     let strip_right = strip + 4u;
     let strip_lower = strip + 16u * STRIDE_Y;
     let strip_lower_right = strip_lower + 4u;
+    if !EARLY {
+        added = all_added_to(results);
+    }
     coopStoreT(y00, &sh[strip], STRIDE_Y);
     coopStoreT(y01, &sh[strip_right], STRIDE_Y);
     coopStoreT(y10, &sh[strip_lower], STRIDE_Y);
     coopStoreT(y11, &sh[strip_lower_right], STRIDE_Y);
     workgroupBarrier();
-    let local = share * 32u + lane % 32u;
-    let at = tile * SHARES * STRIP + local / 8u * STRIDE_Y + local % 8u;
-    let first_row = tile_row + sub_row + local / 8u;
-    let first_column = tile_column + sub_column + local % 8u * 4u;
-    store_strips(at, first_row, first_column);
+    store_results(results, added);
     if IS_TALL {
+        results.row += 32u;
+        added = all_added_to(results);
         workgroupBarrier();
         coopStoreT(y20, &sh[strip], STRIDE_Y);
         coopStoreT(y21, &sh[strip_right], STRIDE_Y);
         coopStoreT(y30, &sh[strip_lower], STRIDE_Y);
         coopStoreT(y31, &sh[strip_lower_right], STRIDE_Y);
         workgroupBarrier();
-        store_strips(at, first_row + 32u, first_column);
+        store_results(results, added);
     }
 }

@@ -2,6 +2,6 @@
 
 @group(0) @binding(AT_RESIDUAL) var<storage, read> residual: array<element_y4>;
 
-fn residual_at(i: u32) -> vec4<f32> {
-    return vec4<f32>(residual[i]);
+fn residual_at(i: u32) -> element_y4 {
+    return residual[i];
 }

@@ -106,13 +106,14 @@ pub(crate) fn variants(
     raw: [Source; 2],
     finish: impl Fn(&Product, Dispatch, Tile) -> Dispatch,
 ) -> Vec<Dispatch> {
-    let narrow = Narrow::of(product);
+    let narrow = Narrow::of(product, 8).filter(|narrow| narrow.k() <= product.split_k());
     let product = &narrow.map_or_else(|| product.clone(), |narrow| Product { k: narrow.k(), ..product.clone() });
     let pieces = narrow.map_or_else(|| staging(product), |narrow| Some(narrow.staging()));
     let Some(staging) = pieces.filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
+    let words = if product.types[0] == DType::F16 { wgsl!("gemm/narrow_halves.wgsl") } else { wgsl!("gemm/narrow_codes.wgsl") };
     let kernel = |variant: Variant| {
         let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
-        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
+        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, words));
         finish(product, dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
     };
     variants_of(product).into_iter().map(kernel).collect()
@@ -121,36 +122,40 @@ pub(crate) fn variants(
 /// A convolution of fewer than eight channels, a network's first: what a row of its window's taps covers lies in one piece in the
 /// image, and each piece is filled up to whole chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Narrow {
+pub(crate) struct Narrow {
     rows: usize,
     /// Elements of a piece.
     run: usize,
+    /// Elements of a chunk.
+    chunk: usize,
 }
 
 impl Narrow {
-    fn of(product: &Product) -> Option<Self> {
+    pub(crate) fn of(product: &Product, chunk: usize) -> Option<Self> {
         let Operands::Windows(window) = product.operands else { return None };
-        let narrow = Self { rows: window.kernel_height, run: window.kernel_width * window.channels };
         let is_narrow = window.channels < 8 && window.channels == window.group_channels && window.dilation == 1;
-        (is_narrow && narrow.k() <= product.split_k()).then_some(narrow)
+        is_narrow.then_some(Self { rows: window.kernel_height, run: window.kernel_width * window.channels, chunk })
     }
 
     fn chunks(self) -> usize {
-        self.run.div_ceil(8)
+        self.run.div_ceil(self.chunk)
     }
 
     /// Terms of a sum, those that fill up included.
-    fn k(self) -> usize {
-        self.rows * self.chunks() * 8
+    pub(crate) fn k(self) -> usize {
+        self.rows * self.chunks() * self.chunk
     }
 
     fn staging(self) -> [Staging; 2] {
-        [wgsl!("gemm/x_narrow_chunks.wgsl"), wgsl!("gemm/w_narrow_chunks.wgsl")].map(|load| Staging { load, across: false })
+        Self::LOADS.map(|load| Staging { load, across: false })
     }
 
-    fn parts(self, dispatch: Dispatch, element: DType) -> Dispatch {
-        let packed = if element == DType::F16 { wgsl!("gemm/narrow_halves.wgsl") } else { wgsl!("gemm/narrow_codes.wgsl") };
-        dispatch.constant("RUN", self.run).constant("RUN_CHUNKS", self.chunks()).part(packed).part(wgsl!("gemm/narrow.wgsl"))
+    /// The pieces that load both operands.
+    pub(crate) const LOADS: [Source; 2] = [wgsl!("gemm/x_narrow_chunks.wgsl"), wgsl!("gemm/w_narrow_chunks.wgsl")];
+
+    /// Adds what the loading pieces need; `words` says what a word holds, and what a chunk is.
+    pub(crate) fn parts(self, dispatch: Dispatch, words: Source) -> Dispatch {
+        dispatch.constant("RUN", self.run).constant("RUN_CHUNKS", self.chunks()).part(words).part(wgsl!("gemm/narrow.wgsl"))
     }
 }
 

@@ -111,7 +111,7 @@ impl Arithmetic {
         // What is absent is bound to something and never read.
         let mut inputs = vec![0, 1, scale.unwrap_or(Self::X_STATE), shift.unwrap_or(Self::X_STATE)];
         let mut dispatch = self.epilogue.constants(dispatch.element("element_y", self.to));
-        dispatch = dispatch.flag("IN_PARTS", terms > self.bits.exact_terms());
+        dispatch = dispatch.flag("IN_PARTS", terms > self.bits.exact_terms()).flag("ARE_SMALL", 4 * terms <= self.bits.exact_terms());
         if x_state {
             inputs.push(Self::X_STATE);
             dispatch = dispatch.constant("AT_STATE", inputs.len());

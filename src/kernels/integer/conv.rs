@@ -4,7 +4,7 @@
 use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
 use super::scale::shift_gradients;
-use super::{Arithmetic, test_arithmetics, test_codes, test_inputs};
+use super::{Arithmetic, all_ends, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -128,6 +128,15 @@ pub(super) fn cases() -> Vec<Case> {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), lowest + (i % 2) as f32, y.dims(), kh * kw * image[3]);
             cases.push(Case::new(IntegerConv { window, arithmetic }, inputs, Tolerance::EXACT));
         }
+    }
+    let windows = [(window(1, 0, 1), 1, 16), (window(1, 1, 1), 3, 16), (window(2, 0, 1), 1, 16), (window(2, 3, 1), 7, 3)];
+    for (window, side, channels) in windows {
+        let (image, n) = ([1, 7 * window.stride, 19 * window.stride, channels], 132);
+        cases.extend(all_ends(window.padding > 0).into_iter().map(|arithmetic| {
+            let (x, w) = (test_codes(image, 4, 40), test_codes([n, side, side, channels], 8, 41));
+            let inputs = test_inputs(arithmetic, x, w, -2.0, &[1, 7, 19, n], side * side * channels);
+            Case::new(IntegerConv { window, arithmetic }, inputs, Tolerance::EXACT)
+        }));
     }
     cases
 }

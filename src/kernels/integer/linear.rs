@@ -3,7 +3,7 @@
 use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
 use super::scale::shift_gradients;
-use super::{Arithmetic, SUMS, test_arithmetic, test_arithmetics, test_codes, test_inputs};
+use super::{Arithmetic, SUMS, all_ends, test_arithmetic, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -108,6 +108,11 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(IntegerLinear { arithmetic }, inputs, Tolerance::EXACT));
         }
     }
+    let (m, k, n) = (133, 32, 132);
+    cases.extend(all_ends(false).into_iter().map(|arithmetic| {
+        let (x, w) = (test_codes([m, k], 4, 40), test_codes([n, k], 8, 41));
+        Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -2.0, &[m, n], k), Tolerance::EXACT)
+    }));
     cases.push(extreme_case());
     cases
 }

@@ -16,37 +16,41 @@
 //! | workgroup memory as f32 or two of them in place of four | 330 |
 //!
 //! The last few percent of subgroups of 64 × 64 are left, because half as many tiles suit fewer layers.
+//!
+//! In DETR-R50 4-4-8, batch 8, µs of a layer: 128 × 64 tiles by 8 subgroups of 32 × 32 and slices of 128 are slower everywhere (149 for
+//! a 3×3 convolution of 256 channels that takes [`LARGE`] 125), 64 × 64 with slices of 64 as well (197). Where the sums are of 64 codes
+//! and a residual is added (`layer1`'s last convolutions), [`NARROW`] takes 307, with residuals read behind the sums 331, [`LARGE`]
+//! with slices of 64 338; elsewhere reading residuals early changes nothing or costs registers.
 
 use crate::gpu::{Capabilities, Dispatch};
+use crate::kernels::gemm::matrix::Narrow;
 use crate::kernels::gemm::{Operands, Product, Tile};
 use crate::wgsl;
 
 /// Codes of a chunk, which is what an invocation loads at once.
 const CHUNK: usize = 16;
 
-/// A tile, the rows that a subgroup computes (32 columns each), its subgroups, and the codes of a slice.
+/// A tile, the rows that a subgroup computes (32 columns each), its subgroups, the codes of a slice, and whether residuals are read
+/// before the sums are computed.
 #[derive(Clone, Copy, PartialEq)]
 struct Variant {
     tile: Tile,
     rows: usize,
     subgroups: usize,
     slice: usize,
+    early: bool,
 }
 
-const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, rows: 64, subgroups: 8, slice: 128 };
-/// For sums that are short.
-const SHALLOW: Variant = Variant { slice: 64, ..LARGE };
-/// For results that are narrow.
-const NARROW: Variant = Variant { tile: Tile { m: 128, n: 64 }, rows: 64, subgroups: 4, slice: 64 };
-const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, rows: 32, subgroups: 4, slice: 128 };
+const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, rows: 64, subgroups: 8, slice: 128, early: false };
+/// For results that are narrow, and for sums so short that all is reading and writing.
+const NARROW: Variant = Variant { tile: Tile { m: 128, n: 64 }, rows: 64, subgroups: 4, slice: 64, early: true };
+const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, rows: 32, subgroups: 4, slice: 128, early: false };
 /// Two and four subgroups that share every slice: for results that are few.
 const PAIRS: Variant = Variant { tile: Tile { m: 32, n: 64 }, ..SMALL };
 const FOURS: Variant = Variant { tile: Tile { m: 32, n: 32 }, slice: 256, ..SMALL };
 
-const ALL: [Variant; 6] = [LARGE, SHALLOW, NARROW, SMALL, PAIRS, FOURS];
-
-/// Workgroups of [`LARGE`] that keep a large GPU busy: one for each of some 130 processors.
-const BUSY: usize = 130;
+/// Workgroups of [`LARGE`] that keep a large GPU busy: most of some 130 processors. Fewer are slower than twice as many small ones.
+const BUSY: usize = 100;
 /// The same of the others, which are half as large or less.
 const BUSY_SMALL: usize = 2 * BUSY;
 
@@ -59,32 +63,37 @@ impl Variant {
     fn shares(self) -> usize {
         self.subgroups / (self.tile.m / self.rows * self.tile.n / 32)
     }
+}
 
-    /// The best for a product.
-    fn of(product: &Product) -> Self {
-        let fills = |v: &Self| product.n > v.tile.n / 2 && product.m > v.tile.m / 2;
-        if fills(&LARGE) && product.tiles(LARGE.tile) >= BUSY {
-            return if product.k > SHALLOW.slice { LARGE } else { SHALLOW };
-        }
-        if product.tiles(NARROW.tile) >= BUSY_SMALL {
-            return NARROW;
-        }
+/// All variants for a product, best first.
+fn variants_of(product: &Product) -> Vec<Variant> {
+    let busy = |v: &Variant| product.tiles(v.tile) >= if *v == LARGE { BUSY } else { BUSY_SMALL };
+    let long = product.k > NARROW.slice;
+    let best = if long && product.n > NARROW.tile.n && busy(&LARGE) {
+        LARGE
+    } else if (!long || product.n <= NARROW.tile.n) && busy(&NARROW) {
+        NARROW
+    } else {
         let small = [SMALL, PAIRS, FOURS].into_iter().filter(|v| product.k >= v.slice);
-        small.clone().find(|v| product.tiles(v.tile) >= BUSY_SMALL).or(small.last()).unwrap_or(SMALL)
-    }
+        small.clone().find(busy).or(small.last()).unwrap_or(SMALL)
+    };
+    [best].into_iter().chain([LARGE, NARROW, SMALL, PAIRS, FOURS].into_iter().filter(|&v| v != best)).collect()
 }
 
 /// All kernels for a product of codes on this device, best first; none where it has no such matrices, or the operands cannot be loaded
-/// sixteen codes at a time. `finish` adds what happens to the sums.
-pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(Dispatch, Tile) -> Dispatch) -> Vec<Dispatch> {
-    let (along_k, x) = match product.operands {
-        Operands::Windows(window) => (window.group_channels, wgsl!("gemm/x_windows_chunks.wgsl")),
-        _ => (product.k, wgsl!("gemm/x_rows_chunks.wgsl")),
+/// sixteen codes at a time. `finish` adds the parameters, and what happens to the sums, of the product as it is computed.
+pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(Dispatch, &Product, Tile) -> Dispatch) -> Vec<Dispatch> {
+    let narrow = Narrow::of(product, CHUNK);
+    let product = &narrow.map_or_else(|| product.clone(), |narrow| Product { k: narrow.k(), ..product.clone() });
+    let rows = wgsl!("gemm/w_rows_chunks.wgsl");
+    let (along_k, loads) = match product.operands {
+        _ if narrow.is_some() => (product.k, Narrow::LOADS),
+        Operands::Windows(window) => (window.group_channels, [wgsl!("gemm/x_windows_chunks.wgsl"), rows]),
+        _ => (product.k, [wgsl!("gemm/x_rows_chunks.wgsl"), rows]),
     };
     if !device.allows_bytes() || !along_k.is_multiple_of(CHUNK) || !product.n.is_multiple_of(4) {
         return Vec::new();
     }
-    let best = Variant::of(product);
     let kernel = |variant: Variant| {
         let dispatch = Dispatch::new(wgsl!("integer/matrix.wgsl"), 2)
             .on_bytes()
@@ -94,11 +103,11 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
             .constant("SUB_M", variant.rows)
             .constant("SHARES", variant.shares())
             .constant("SLICE_K", variant.slice)
-            .constant("CHUNK", CHUNK)
-            .part(x)
-            .part(wgsl!("gemm/w_rows_chunks.wgsl"))
-            .part(wgsl!("integer/matrix_y.wgsl"));
-        finish(dispatch, variant.tile)
+            .flag("EARLY", variant.early)
+            .constant("CHUNK", CHUNK);
+        let dispatch = loads.into_iter().fold(dispatch, Dispatch::part);
+        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, wgsl!("gemm/narrow_bytes.wgsl")));
+        finish(dispatch, product, variant.tile)
     };
-    [best].into_iter().chain(ALL.into_iter().filter(|&v| v != best)).map(kernel).collect()
+    variants_of(product).into_iter().map(kernel).collect()
 }

@@ -167,6 +167,21 @@ const PLAIN: Epilogue = Epilogue { scale: true, shift: true, residual: false, ac
 /// The sums themselves.
 const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, activation: Activation::None };
 
+/// Every way in which results leave a product of 4 × 8 bits that binds x's state or not: as floats, codes or both, with a residual or
+/// without, in f32 and f16. Each is a kernel of its own.
+fn all_ends(x_state: bool) -> Vec<Arithmetic> {
+    let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| [false, true].map(|residual| (to, residual)));
+    let stores = [None, Some(false), Some(true)];
+    ends.flat_map(|(to, residual)| stores.map(|keep| (to, residual, keep)))
+        .map(|(to, residual, keep)| {
+            let requantize = keep.map(|keep| Requantize { levels: Levels::new(4, residual), groups: 1, keep });
+            let epilogue = Epilogue { residual, ..if residual { ALL } else { PLAIN } };
+            Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue, to, requantize }
+        })
+        .filter(|arithmetic| arithmetic.is_bindable(x_state))
+        .collect()
+}
+
 /// Arithmetic of `[x, w]` bits for the i-th case of a list: all epilogues, in f32 and f16, to floats.
 fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
     let relu6 = Epilogue { activation: Activation::Relu6, ..PLAIN };

@@ -9,7 +9,6 @@ use super::{Arithmetic, matrix};
 use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
-use crate::tensor::DType;
 use crate::wgsl;
 
 /// A tile of the packed kernel: its extents, the rows and columns that an invocation computes, and the words of a slice.
@@ -49,7 +48,7 @@ impl IntegerProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
         let mut kernels =
-            matrix::kernels(&self.geometry, device, |dispatch, tile| self.with_outside(self.place(dispatch, &self.geometry, tile)));
+            matrix::kernels(&self.geometry, device, |dispatch, geometry, tile| self.with_outside(self.place(dispatch, geometry, tile)));
         kernels.extend(self.halves(device));
         if device.allows(Tier::Packed) {
             let best = self.best_packed();
@@ -85,7 +84,7 @@ impl IntegerProduct {
         let codes = [wgsl!("integer/raw_x_codes.wgsl"), wgsl!("integer/raw_w_codes.wgsl")];
         gemm::matrix::variants(&self.geometry, device, codes, |geometry, dispatch, tile| {
             let dispatch = self.place(dispatch, geometry, tile);
-            self.with_outside(dispatch.wide("Sums", DType::F32, 4).part(wgsl!("integer/matrix_y.wgsl")))
+            self.with_outside(dispatch.part(wgsl!("integer/matrix_y.wgsl")))
         })
     }
 

@@ -76,7 +76,7 @@ fn rate(bench: &mut Bench, probe: Probe, n: usize) -> Result<(f64, Tier)> {
     if let Some(wrong) = bench.check(probe.name(), &kernel)? {
         return Err(Error::Driver(format!("{} computes wrongly: {wrong}", kernel.source.name)));
     }
-    let inputs = numbers(&types);
+    let inputs = numbers(&types, false);
     let work = match probe.operations(&types, &outputs) {
         0 => types.iter().chain(&outputs).map(|t| t.bytes() as u64).sum(),
         operations => operations,

@@ -10,6 +10,7 @@ use qdetr::kernels::optim::{AdamW, BLOCK, Control, STATE, Update, accumulate, av
 use qdetr::models::config::Attention;
 use qdetr::models::{BatchSize, ModelConfig, Results, detector, detr};
 use qdetr::nn::Precision;
+use qdetr::quant::{Bits, Quantization};
 use qdetr::tensor::{DType, Host, TensorType};
 use qdetr::train::criterion::Criterion;
 use qdetr::train::{StepOptions, train_graph};
@@ -41,7 +42,8 @@ impl Subject {
 
     /// What to compute on.
     pub(super) fn inputs(&self) -> Vec<Host> {
-        self.data.clone().unwrap_or_else(|| numbers(&self.types))
+        let on_codes = self.types.iter().chain(&self.outputs()).any(|t| t.dtype == DType::I8);
+        self.data.clone().unwrap_or_else(|| numbers(&self.types, on_codes))
     }
 
     pub(super) fn needs_f16(&self) -> bool {
@@ -49,17 +51,23 @@ impl Subject {
     }
 }
 
-/// Numbers to compute on: floats in [-1, 1), small codes, and ones for what may be an index or a mask.
-pub(super) fn numbers(types: &[TensorType]) -> Vec<Host> {
+/// Numbers to compute on: floats in [-1, 1), small codes, ones for what may be an index or a mask and, `on_codes`, states of quantizers
+/// of some step and zero.
+pub(super) fn numbers(types: &[TensorType], on_codes: bool) -> Vec<Host> {
     let draw = |(i, ty): (usize, &TensorType)| {
         let n = ty.shape.len();
         if ty.dtype == DType::U32 {
             return Host::u32(ty.shape.dims(), vec![1; n]);
         }
-        let factor = if ty.dtype.is_float() { 1.0 } else { 7.0 };
-        let drawn = noise([n.min(DRAWN)], i as u64);
-        let all: Vec<f32> = drawn.to_f32().iter().map(|v| v * factor).cycle().take(n).collect();
-        Host::from_f32(*ty, all)
+        if on_codes && ty.dtype == DType::F32 && ty.shape.rank() == 2 && ty.shape.last() == 4 {
+            return Host::f32(ty.shape.dims(), [0.125, 8.0, -1.0, -1.0].into_iter().cycle().take(n).collect());
+        }
+        let drawn = noise([n.min(DRAWN)], i as u64).to_f32().into_owned();
+        let all = drawn.iter().cycle().take(n);
+        if ty.dtype == DType::I8 {
+            return Host::i8(ty.shape.dims(), all.map(|v| (v * 7.0) as i8).collect());
+        }
+        Host::from_f32(*ty, all.copied().collect())
     };
     types.iter().enumerate().map(draw).collect()
 }
@@ -78,13 +86,19 @@ pub(super) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
     let mut all = Collected::default();
     let small = ready_or_file("bccd-detr")?.model;
     let large = ModelConfig::detr("resnet50")?;
+    let low = ModelConfig {
+        quantization: Some(Quantization::new(Bits::new(4, 4, 8)?)),
+        ..if sizes.quick { small.clone() } else { large.clone() }
+    };
     let smca = ModelConfig { attention: Attention::Smca, ..if sizes.quick { small.clone() } else { ModelConfig::smca("resnet50")? } };
     let extent = |height, width| BatchSize { images: sizes.batch, height, width };
     if sizes.quick {
         all.model(["small detr", "small detr, training"], &small, extent(64, 96), sizes.precision, false);
+        all.model(["small detr 4-4-8", "small detr 4-4-8, training"], &low, extent(64, 96), sizes.precision, false);
         all.model(["small smca", "small smca, training"], &smca, extent(64, 96), sizes.precision, true);
     } else {
         all.model(["detr-resnet50", "detr-resnet50, training"], &large, extent(800, 1066), sizes.precision, false);
+        all.model(["detr-resnet50 4-4-8", "detr-resnet50 4-4-8, training"], &low, extent(800, 1066), sizes.precision, false);
         all.model(["detr-mobilenet", "detr-mobilenet, training"], &small, extent(480, 640), sizes.precision, false);
         all.model(["smca-resnet50", "smca-resnet50, training"], &smca, extent(800, 1066), sizes.precision, true);
     }
