@@ -25,9 +25,10 @@ const SUBGROUPS_N = TILE_N / 32u;
 const SHARE = CHUNKS / SHARES;
 // Blocks below the first two.
 const IS_TALL = SUB_M > 32u;
-// Of 32 x 32 sums, in vectors of four, the rows padded by one.
+// Of 16 x 32 sums, in vectors of four, the rows padded by one. Larger strips cost more than their barriers: a processor of an H100 takes
+// workgroups only while they hold some 50 KiB in all.
 const STRIDE_Y = 9u;
-const STRIP = 32u * STRIDE_Y;
+const STRIP = 16u * STRIDE_Y;
 const STAGED = max((TILE_M + TILE_N) * STRIDE, LANES / 32u * STRIP);
 
 var<workgroup> sh: array<vec4<f32>, STAGED>;
@@ -112,10 +113,6 @@ struct Added {
     b: element_y4,
     c: element_y4,
     d: element_y4,
-    e: element_y4,
-    f: element_y4,
-    g: element_y4,
-    h: element_y4,
 }
 
 fn added_to(r: Results, i: u32) -> element_y4 {
@@ -129,22 +126,23 @@ fn added_to(r: Results, i: u32) -> element_y4 {
 fn all_added_to(r: Results) -> Added {
     var added = Added();
     added.a = added_to(r, 0u);
-    added.b = added_to(r, 1u);
     if SHARES < 4u {
-        added.c = added_to(r, 2u);
-        added.d = added_to(r, 3u);
+        added.b = added_to(r, 1u);
     }
     if SHARES < 2u {
-        added.e = added_to(r, 4u);
-        added.f = added_to(r, 5u);
-        added.g = added_to(r, 6u);
-        added.h = added_to(r, 7u);
+        added.c = added_to(r, 2u);
+        added.d = added_to(r, 3u);
     }
     return added;
 }
 
 fn result(r: Results, i: u32, added: element_y4) -> vec4<f32> {
     return finished(r.channels, sums_at(r.sums + i * 4u * SHARES * STRIDE_Y), vec4<f32>(added));
+}
+
+// The same sixteen rows further down.
+fn next(r: Results) -> Results {
+    return Results(r.sums, r.row + 16u, r.column, r.channels);
 }
 
 fn store_result(r: Results, i: u32, v: vec4<f32>) {
@@ -154,31 +152,26 @@ fn store_result(r: Results, i: u32, v: vec4<f32>) {
     }
 }
 
-fn store_four(r: Results, i: u32, a: element_y4, b: element_y4, c: element_y4, d: element_y4) {
-    let v0 = result(r, i, a);
-    let v1 = result(r, i + 1u, b);
-    let v2 = result(r, i + 2u, c);
-    let v3 = result(r, i + 3u, d);
-    store_result(r, i, v0);
-    store_result(r, i + 1u, v1);
-    store_result(r, i + 2u, v2);
-    store_result(r, i + 3u, v3);
-}
-
-// Stores 32 x 32 results of each subgroup; those that share results share this too. Everything is read before anything is stored: a
+// Stores 16 x 32 results of each subgroup; those that share results share this too. Everything is read before anything is stored: a
 // compiler cannot move loads before stores that may be to the same place.
 fn store_results(r: Results, added: Added) {
+    let v0 = result(r, 0u, added.a);
     if SHARES > 2u {
-        let v0 = result(r, 0u, added.a);
-        let v1 = result(r, 1u, added.b);
+        store_result(r, 0u, v0);
+        return;
+    }
+    let v1 = result(r, 1u, added.b);
+    if SHARES > 1u {
         store_result(r, 0u, v0);
         store_result(r, 1u, v1);
         return;
     }
-    store_four(r, 0u, added.a, added.b, added.c, added.d);
-    if SHARES < 2u {
-        store_four(r, 4u, added.e, added.f, added.g, added.h);
-    }
+    let v2 = result(r, 2u, added.c);
+    let v3 = result(r, 3u, added.d);
+    store_result(r, 0u, v0);
+    store_result(r, 1u, v1);
+    store_result(r, 2u, v2);
+    store_result(r, 3u, v3);
 }
 
 @compute @workgroup_size(LANES)
@@ -261,28 +254,38 @@ fn main(
         workgroupBarrier();
     }
 
-    let strip = subgroup * STRIP;
-    let strip_right = strip + 4u;
-    let strip_lower = strip + 16u * STRIDE_Y;
-    let strip_lower_right = strip_lower + 4u;
+    let left = subgroup * STRIP;
+    let right = left + 4u;
     if !EARLY {
         added = all_added_to(results);
     }
-    coopStoreT(y00, &sh[strip], STRIDE_Y);
-    coopStoreT(y01, &sh[strip_right], STRIDE_Y);
-    coopStoreT(y10, &sh[strip_lower], STRIDE_Y);
-    coopStoreT(y11, &sh[strip_lower_right], STRIDE_Y);
+    coopStoreT(y00, &sh[left], STRIDE_Y);
+    coopStoreT(y01, &sh[right], STRIDE_Y);
     workgroupBarrier();
+    var below = next(results);
+    var added_below = all_added_to(below);
     store_results(results, added);
+    workgroupBarrier();
+    coopStoreT(y10, &sh[left], STRIDE_Y);
+    coopStoreT(y11, &sh[right], STRIDE_Y);
+    workgroupBarrier();
     if IS_TALL {
-        results.row += 32u;
+        results = next(below);
         added = all_added_to(results);
+    }
+    store_results(below, added_below);
+    if IS_TALL {
         workgroupBarrier();
-        coopStoreT(y20, &sh[strip], STRIDE_Y);
-        coopStoreT(y21, &sh[strip_right], STRIDE_Y);
-        coopStoreT(y30, &sh[strip_lower], STRIDE_Y);
-        coopStoreT(y31, &sh[strip_lower_right], STRIDE_Y);
+        coopStoreT(y20, &sh[left], STRIDE_Y);
+        coopStoreT(y21, &sh[right], STRIDE_Y);
         workgroupBarrier();
+        below = next(results);
+        added_below = all_added_to(below);
         store_results(results, added);
+        workgroupBarrier();
+        coopStoreT(y30, &sh[left], STRIDE_Y);
+        coopStoreT(y31, &sh[right], STRIDE_Y);
+        workgroupBarrier();
+        store_results(below, added_below);
     }
 }

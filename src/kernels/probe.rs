@@ -7,6 +7,7 @@
 //! | [`Probe::MultiplyAdd`] | x f32 `[n]` | like x | 32 chains of f32 multiply-adds |
 //! | [`Probe::Dot`] | x u32 `[n]` | like x | 8 chains of products of four bytes |
 //! | [`Probe::Matrix`] | a f16 `[32, 16]`, b f16 `[64, 16]` | f32 `[subgroups, 16, 16]` | a subgroup: 8 chains of products of 16 × 16 |
+//! | [`Probe::ByteMatrix`] | a i8 `[32, 32]`, b i8 `[64, 32]` | the same | the same, 16 × 32 by 32 × 16 with i32 sums |
 //!
 //! They are ops like all others, so that what they compute is checked: a compiler that had optimized the work away would be fast.
 
@@ -52,6 +53,13 @@ pub enum Probe {
         /// Steps of each chain.
         rounds: usize,
     },
+    /// Cooperative matrices, bytes with i32 sums.
+    ByteMatrix {
+        /// How many compute the same.
+        subgroups: usize,
+        /// Steps of each chain.
+        rounds: usize,
+    },
 }
 
 impl Probe {
@@ -62,6 +70,7 @@ impl Probe {
             Self::MultiplyAdd { .. } => vec![TensorType::f32([n])],
             Self::Dot { .. } => vec![TensorType::new([n], DType::U32)],
             Self::Matrix { .. } => BLOCKS.map(|blocks| TensorType::new([blocks * SIDE, SIDE], DType::F16)).to_vec(),
+            Self::ByteMatrix { .. } => BLOCKS.map(|blocks| TensorType::new([blocks * SIDE, 2 * SIDE], DType::I8)).to_vec(),
         }
     }
 }
@@ -75,7 +84,7 @@ impl Op for Probe {
         let wanted = self.inputs(inputs[0].shape.len() / if matches!(self, Self::Copy) { 4 } else { 1 });
         assert!(inputs == wanted, "probe: {self:?} wants {}, found {}", ids(&wanted), ids(inputs));
         match self {
-            Self::Matrix { subgroups, .. } => vec![TensorType::f32([*subgroups, SIDE, SIDE])],
+            Self::Matrix { subgroups, .. } | Self::ByteMatrix { subgroups, .. } => vec![TensorType::f32([*subgroups, SIDE, SIDE])],
             _ => vec![inputs[0]],
         }
     }
@@ -94,8 +103,12 @@ impl Op for Probe {
                 vec![Host::u32(outputs[0].shape.dims(), inputs[0].as_u32().iter().map(sum).collect())]
             }
             Self::Matrix { subgroups, rounds } => {
-                let block = products(&inputs[0].to_f32(), &inputs[1].to_f32(), rounds as f32);
+                let block = products(&inputs[0].to_f32(), &inputs[1].to_f32(), SIDE, rounds as f32);
                 vec![Host::from_f32(outputs[0], block.repeat(subgroups))]
+            }
+            Self::ByteMatrix { subgroups, rounds } => {
+                let [a, b] = [0, 1].map(|i| inputs[i].as_i8().iter().map(|&code| f32::from(code)).collect::<Vec<_>>());
+                vec![Host::from_f32(outputs[0], products(&a, &b, 2 * SIDE, rounds as f32).repeat(subgroups))]
             }
         }
     }
@@ -121,8 +134,15 @@ impl Op for Probe {
                     matrix(wgsl!("probe/matrix_plain.wgsl")).over_groups(subgroups),
                 ]
             }
+            Self::ByteMatrix { subgroups, rounds } => {
+                let matrix = |source| Dispatch::new(source, 2).params(Words::of([subgroups, rounds]));
+                vec![
+                    matrix(wgsl!("probe/byte_matrix.wgsl")).on_bytes().over_groups(subgroups.div_ceil(SUBGROUPS)),
+                    matrix(wgsl!("probe/byte_matrix_plain.wgsl")).over_groups(subgroups),
+                ]
+            }
         };
-        kernels.retain(|k| device.allows(k.tier));
+        kernels.retain(|k| device.allows(k.tier) && (!k.bytes || device.allows_bytes()));
         kernels
     }
 
@@ -133,6 +153,7 @@ impl Op for Probe {
             Self::MultiplyAdd { rounds } => n * MULTIPLY_ADDS * rounds * 2,
             Self::Dot { rounds } => n * DOTS * rounds * 8,
             Self::Matrix { subgroups, rounds } => subgroups * rounds * BLOCKS[0] * BLOCKS[1] * 2 * SIDE.pow(3),
+            Self::ByteMatrix { subgroups, rounds } => subgroups * rounds * BLOCKS[0] * BLOCKS[1] * 4 * SIDE.pow(3),
         };
         operations as u64
     }
@@ -144,16 +165,16 @@ fn dot_bytes(a: u32, b: u32) -> u32 {
     bytes(a).into_iter().zip(bytes(b)).map(|(a, b)| a * b).sum::<i32>() as u32
 }
 
-/// `factor` times the sum of the products of each block of a with each of b, which is transposed.
-fn products(a: &[f32], b: &[f32], factor: f32) -> Vec<f32> {
-    let block = SIDE * SIDE;
+/// `factor` times the sum of the products of each block of a, 16 rows of `depth` numbers, with each of b, which is transposed.
+fn products(a: &[f32], b: &[f32], depth: usize, factor: f32) -> Vec<f32> {
+    let block = SIDE * depth;
     let element = |i: usize| {
-        let (row, column) = (i / SIDE * SIDE, i % SIDE * SIDE);
-        let product = |(a, b): (&[f32], &[f32])| (0..SIDE).map(|k| a[row + k] * b[column + k]).sum::<f32>();
+        let (row, column) = (i / SIDE * depth, i % SIDE * depth);
+        let product = |(a, b): (&[f32], &[f32])| (0..depth).map(|k| a[row + k] * b[column + k]).sum::<f32>();
         let pairs = a.chunks(block).flat_map(|a| b.chunks(block).map(move |b| (a, b)));
         factor * pairs.map(product).sum::<f32>()
     };
-    (0..block).map(element).collect()
+    (0..SIDE * SIDE).map(element).collect()
 }
 
 /// Cases of the op table.
@@ -171,6 +192,11 @@ pub fn cases() -> Vec<Case> {
             |ty: &TensorType| Host::from_f32(*ty, noise(ty.shape.dims(), seed + 9).to_f32().iter().map(|v| (v * 8.0).floor()).collect());
         let matrix = Probe::Matrix { subgroups: n.min(33), rounds };
         cases.push(Case::new(matrix, matrix.inputs(1).iter().map(code).collect(), Tolerance::EXACT));
+        let bytes = |ty: &TensorType| {
+            Host::i8(ty.shape.dims(), noise(ty.shape.dims(), seed + 9).to_f32().iter().map(|v| (v * 8.0) as i8).collect())
+        };
+        let matrix = Probe::ByteMatrix { subgroups: n.min(33), rounds };
+        cases.push(Case::new(matrix, matrix.inputs(1).iter().map(bytes).collect(), Tolerance::EXACT));
     }
     cases
 }

@@ -110,7 +110,9 @@ impl Arithmetic {
         let [scale, shift, residual] = self.epilogue.indices(Self::FIRST);
         // What is absent is bound to something and never read.
         let mut inputs = vec![0, 1, scale.unwrap_or(Self::X_STATE), shift.unwrap_or(Self::X_STATE)];
-        let mut dispatch = self.epilogue.constants(dispatch.element("element_y", self.to));
+        // Codes alone are rounded to the type without having it.
+        let has_floats = residual.is_some() || self.requantize.is_none_or(|r| r.keep);
+        let mut dispatch = self.epilogue.constants(dispatch.element("element_y", if has_floats { self.to } else { DType::F32 }));
         dispatch = dispatch.flag("IN_PARTS", terms > self.bits.exact_terms()).flag("ARE_SMALL", 4 * terms <= self.bits.exact_terms());
         if x_state {
             inputs.push(Self::X_STATE);

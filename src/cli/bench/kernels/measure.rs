@@ -10,10 +10,13 @@ use qdetr::kernels::TABLE;
 use qdetr::tensor::{Host, TensorType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use wgpu::DeviceType;
 
-/// Runs before those that count.
+/// Runs before those that count, at least.
 const WARM_UP: usize = 3;
+/// How long those runs last, at least, on hardware: an idle GPU has a fraction of its clock, and needs a while to get it back.
+const WARM_TIME: Duration = Duration::from_millis(100);
 
 /// Times kernels on a device, each text compiled once and each kernel checked once.
 pub(super) struct Bench {
@@ -79,11 +82,14 @@ impl Bench {
         let options = PlanOptions { variant, ..PlanOptions::default() };
         let plan = Plan::compile(&self.gpu, &graph, &params, &mut Scratch::default(), options)?;
         inputs.iter().enumerate().for_each(|(i, host)| plan.write(&i.to_string(), host));
-        let mut times = Vec::new();
-        for _ in 0..WARM_UP + self.runs {
-            times.push(if self.gpu.capabilities().timestamps { plan.profile()?[0].time_us } else { self.time_on_host(&plan)? });
+        let run = || if self.gpu.capabilities().timestamps { Ok(plan.profile()?[0].time_us) } else { self.time_on_host(&plan) };
+        let (started, mut runs) = (Instant::now(), 0);
+        let is_cold = || self.gpu.info().device_type != DeviceType::Cpu && started.elapsed() < WARM_TIME;
+        while runs < WARM_UP || is_cold() {
+            run()?;
+            runs += 1;
         }
-        Ok(Times::of(times.split_off(WARM_UP)))
+        Ok(Times::of((0..self.runs).map(|_| run()).collect::<Result<_>>()?))
     }
 
     fn time_on_host(&self, plan: &Plan) -> Result<f64> {

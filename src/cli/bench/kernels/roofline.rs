@@ -21,6 +21,8 @@ pub(super) struct Roofline {
     pub(super) dot_top_s: Option<f64>,
     /// Cooperative matrices, f16 with f32 sums.
     pub(super) matrix_tflop_s: Option<f64>,
+    /// Cooperative matrices of bytes, i32 sums.
+    pub(super) byte_matrix_top_s: Option<f64>,
 }
 
 impl Roofline {
@@ -32,16 +34,20 @@ impl Roofline {
         let size = |full: usize, small: usize| if quick { small } else { full };
         // More than any cache holds, within what WebGPU lets bind; milliseconds of arithmetic.
         let (vectors, n, rounds) = (size(1 << 23, 1 << 14), size(1 << 20, 1 << 10), size(512, 16));
-        let matrix = Probe::Matrix { subgroups: size(4096, 8), rounds: size(2048, 16) };
+        let (subgroups, steps) = (size(4096, 8), size(2048, 16));
         let (copy_gb_s, _) = rate(bench, Probe::Copy, vectors)?;
         let (multiply_add, _) = rate(bench, Probe::MultiplyAdd { rounds }, n)?;
         let (dot, dot_tier) = rate(bench, Probe::Dot { rounds }, n)?;
-        let matrix = if bench.gpu.capabilities().allows(Tier::Matrix) { Some(rate(bench, matrix, n)?.0 / 1e3) } else { None };
+        let device = *bench.gpu.capabilities();
+        let mut rate_if = |allowed: bool, probe| allowed.then(|| rate(bench, probe, n).map(|(rate, _)| rate / 1e3)).transpose();
+        let matrix = rate_if(device.allows(Tier::Matrix), Probe::Matrix { subgroups, rounds: steps })?;
+        let byte_matrix = rate_if(device.allows_bytes(), Probe::ByteMatrix { subgroups, rounds: steps })?;
         Ok(Self {
             copy_gb_s,
             multiply_add_tflop_s: multiply_add / 1e3,
             dot_top_s: (dot_tier == Tier::Packed).then_some(dot / 1e3),
             matrix_tflop_s: matrix,
+            byte_matrix_top_s: byte_matrix,
         })
     }
 
@@ -50,6 +56,7 @@ impl Roofline {
         let peak = match kernel.tier {
             Tier::Portable => None,
             Tier::Packed => self.dot_top_s,
+            Tier::Matrix if kernel.bytes => self.byte_matrix_top_s,
             Tier::Matrix => self.matrix_tflop_s,
         };
         peak.unwrap_or(self.multiply_add_tflop_s)
@@ -62,7 +69,8 @@ impl Roofline {
 
     /// The arithmetic roofs, with names.
     pub(super) fn peaks(&self) -> Vec<(&'static str, f64)> {
-        let optional = [("matrices, f16", self.matrix_tflop_s), ("dot4I8Packed", self.dot_top_s)];
+        let optional =
+            [("matrices, bytes", self.byte_matrix_top_s), ("matrices, f16", self.matrix_tflop_s), ("dot4I8Packed", self.dot_top_s)];
         let optional = optional.into_iter().filter_map(|(name, peak)| Some((name, peak?)));
         optional.chain([("multiply-add, f32", self.multiply_add_tflop_s)]).collect()
     }
