@@ -2,27 +2,26 @@
 
 @group(0) @binding(2) var<storage, read> w: array<RawW>;
 
-struct RowW {
-    offset: u32,
-    valid: bool,
-}
+alias RowW = u32;
 
 struct TapW {
     offset: u32,
     valid: bool,
 }
 
+// A row past the last is the last: what comes of it is not stored.
 fn row_w(row: u32, group: u32) -> RowW {
-    return RowW((group * p.n + row) * (p.k / 8u), row < p.n);
+    return (group * p.n + min(row, p.n - 1u)) * (p.k / 8u);
 }
 
-fn tap_w(k: u32, group: u32) -> TapW {
-    return TapW(k / 8u, k < p.k);
+fn tap_w(first: u32, within: u32, group: u32) -> TapW {
+    let k = first + within;
+    return TapW(k / 8u, ALIGNED || k < p.k);
 }
 
 fn load_w(row: RowW, tap: TapW) -> RawW {
-    if row.valid && tap.valid {
-        return w[row.offset + tap.offset];
+    if tap.valid {
+        return w[row + tap.offset];
     }
     return RawW();
 }
