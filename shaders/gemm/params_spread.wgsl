@@ -111,9 +111,15 @@ fn channel_of(column: u32, group: u32) -> u32 {
 }
 
 fn place_of_y(row: u32, column: u32, group: u32, split: u32) -> u32 {
+    if p.stride == 1u {
+        return row * p.n + column;
+    }
     return pixel_of(row, group).place * p.n + column;
 }
 
 fn is_stored(row: u32, group: u32) -> bool {
+    if p.stride == 1u {
+        return row < p.m;
+    }
     return pixel_of(row, group).valid;
 }

@@ -4,6 +4,10 @@
 // that is contiguous across k (X_ACROSS, W_ACROSS) as well, a k after the other: nothing is transposed on the way, the matrices
 // are loaded in the one order or the other. Staged rows are padded by 8 halves, so that the 16 rows of a block begin in
 // different banks. An invocation loads chunks of eight elements: chunk `slot % CHUNKS` of staged row `slot / CHUNKS`.
+//
+// The operand's pieces say where that is: `row` finds a row of the tile, once, and `tap` a k, the first of its slice and how far behind
+// that; `load` brings both together. Rows past the last give anything, k past the last zeros. Where ALIGNED, no k is past the last, and
+// all of a slice is of one tap of a window.
 
 const PASS_X = LANES / CHUNKS_X;
 const PASS_W = LANES / CHUNKS_W;
@@ -18,7 +22,7 @@ var<workgroup> sh_w: array<vec4<f16>, STAGED_W * STRIDE_W>;
 // The slice that is under way.
 var<private> next_x: array<RawX, LOADS_X>;
 var<private> next_w: array<RawW, LOADS_W>;
-// Rows of the tile that this invocation loads: those of all its chunks, or of the one that its chunks have in common.
+// Rows of the tile that this invocation loads: those of all its chunks, or the one that its chunks have in common.
 var<private> rows_x: array<RowX, ROWS_X>;
 var<private> rows_w: array<RowW, ROWS_W>;
 
@@ -34,20 +38,20 @@ fn find_rows(lane: u32, row: u32, column: u32, group: u32) {
 fn fetch_slice(lane: u32, k: u32, group: u32) {
     if X_ACROSS {
         for (var i = 0u; i < LOADS_X; i++) {
-            next_x[i] = load_x(rows_x[0], tap_x(k + lane / CHUNKS_X + i * PASS_X, group));
+            next_x[i] = load_x(rows_x[0], tap_x(k, lane / CHUNKS_X + i * PASS_X, group));
         }
     } else {
-        let tap = tap_x(k + lane % CHUNKS_X * 8u, group);
+        let tap = tap_x(k, lane % CHUNKS_X * 8u, group);
         for (var i = 0u; i < ROWS_X; i++) {
             next_x[i] = load_x(rows_x[i], tap);
         }
     }
     if W_ACROSS {
         for (var i = 0u; i < LOADS_W; i++) {
-            next_w[i] = load_w(rows_w[0], tap_w(k + lane / CHUNKS_W + i * PASS_W, group));
+            next_w[i] = load_w(rows_w[0], tap_w(k, lane / CHUNKS_W + i * PASS_W, group));
         }
     } else {
-        let tap = tap_w(k + lane % CHUNKS_W * 8u, group);
+        let tap = tap_w(k, lane % CHUNKS_W * 8u, group);
         for (var i = 0u; i < ROWS_W; i++) {
             next_w[i] = load_w(rows_w[i], tap);
         }

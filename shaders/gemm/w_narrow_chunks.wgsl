@@ -3,31 +3,30 @@
 
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 
-struct RowW {
-    offset: u32,
-    valid: bool,
-}
+alias RowW = u32;
 
 struct TapW {
     offset: u32,
     count: i32,
 }
 
+// A row past the last is the last: what comes of it is not stored.
 fn row_w(row: u32, group: u32) -> RowW {
-    return RowW(row * (p.k / (CHUNK * RUN_CHUNKS) * RUN), row < p.n);
+    return min(row, p.n - 1u) * (p.k / (CHUNK * RUN_CHUNKS) * RUN);
 }
 
-fn tap_w(k: u32, group: u32) -> TapW {
+fn tap_w(first: u32, within: u32, group: u32) -> TapW {
+    let k = first + within;
     let chunk = k / CHUNK;
     let element = chunk % RUN_CHUNKS * CHUNK;
     return TapW(chunk / RUN_CHUNKS * RUN + element, select(0, min(i32(RUN - element), i32(CHUNK)), k < p.k));
 }
 
 fn load_w(row: RowW, tap: TapW) -> RawW {
-    if !row.valid || tap.count == 0 {
+    if tap.count == 0 {
         return RawW();
     }
-    let start = row.offset + tap.offset;
+    let start = row + tap.offset;
     let word = start / PER_WORD;
     let shift = start % PER_WORD * ELEMENT_BITS;
     let most = (start + u32(tap.count) - 1u) / PER_WORD;

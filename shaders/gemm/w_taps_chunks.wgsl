@@ -3,22 +3,26 @@
 
 @group(0) @binding(2) var<storage, read> w: array<RawW>;
 
-struct RowW {
+alias RowW = u32;
+
+struct TapW {
     offset: u32,
     valid: bool,
 }
 
+// A column past the last is among the last eight: what comes of it is not stored.
 fn row_w(column: u32, group: u32) -> RowW {
-    return RowW(column / 8u, column < p.n);
+    return min(column, p.n - 8u) / 8u;
 }
 
-fn tap_w(k: u32, group: u32) -> Tap {
-    return tap_of(k, group);
+fn tap_w(first: u32, within: u32, group: u32) -> TapW {
+    let tap = slice_tap(first, within, group);
+    return TapW((tap.channel * (p.kernel_height * p.kernel_width) + tap.tap) * (p.n / 8u), tap.valid);
 }
 
-fn load_w(row: RowW, tap: Tap) -> RawW {
-    if row.valid && tap.valid {
-        return w[(tap.channel * (p.kernel_height * p.kernel_width) + tap.tap) * (p.n / 8u) + row.offset];
+fn load_w(row: RowW, tap: TapW) -> RawW {
+    if tap.valid {
+        return w[row + tap.offset];
     }
     return RawW();
 }

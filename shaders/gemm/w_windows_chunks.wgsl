@@ -3,42 +3,46 @@
 
 @group(0) @binding(2) var<storage, read> w: array<RawW>;
 
-// A tap and channel.
+// A tap and channel, and how far from a window's beginning that is.
 struct RowW {
+    offset: u32,
     y: u32,
     x: u32,
-    channel: u32,
-    valid: bool,
 }
 
 // Where the window of an output pixel begins. In the padding before the image a coordinate is negative, that is a huge
 // unsigned one.
 struct TapW {
-    image: u32,
+    offset: u32,
     y: u32,
     x: u32,
-    valid: bool,
 }
 
-fn row_w(column: u32, group: u32) -> RowW {
+// A column past the last is among the last eight: what comes of it is not stored.
+fn row_w(at: u32, group: u32) -> RowW {
+    let column = min(at, p.n - 8u);
     let tap = column / p.channels;
     let ky = tap / p.kernel_width;
-    return RowW(ky * p.dilation, (tap - ky * p.kernel_width) * p.dilation, column - tap * p.channels, column < p.n);
+    let y = ky * p.dilation;
+    let x = (tap - ky * p.kernel_width) * p.dilation;
+    return RowW((y * p.width + x) * p.channels + column - tap * p.channels, y, x);
 }
 
-fn tap_w(k: u32, group: u32) -> TapW {
+fn tap_w(first: u32, within: u32, group: u32) -> TapW {
+    let k = first + within;
     let pixels = p.out_height * p.out_width;
     let b = k / pixels;
     let pixel = k - b * pixels;
     let oy = pixel / p.out_width;
-    return TapW(b * p.height, oy * p.stride - p.padding, (pixel - oy * p.out_width) * p.stride - p.padding, k < p.k);
+    let y = oy * p.stride - p.padding;
+    let x = (pixel - oy * p.out_width) * p.stride - p.padding;
+    // Past the last pixel all is outside.
+    return TapW(((b * p.height + y) * p.width + x) * p.channels, select(0x80000000u, y, k < p.k), x);
 }
 
 fn load_w(row: RowW, tap: TapW) -> RawW {
-    let y = tap.y + row.y;
-    let x_ = tap.x + row.x;
-    if row.valid && tap.valid && y < p.height && x_ < p.width {
-        return w[(((tap.image + y) * p.width + x_) * p.channels + row.channel) / 8u];
+    if tap.y + row.y < p.height && tap.x + row.x < p.width {
+        return w[(tap.offset + row.offset) / 8u];
     }
     return outside_w();
 }

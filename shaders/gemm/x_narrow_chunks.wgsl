@@ -5,7 +5,8 @@
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 
 // A place's `x` counts elements here, not pixels.
-fn tap_x(k: u32, group: u32) -> Place {
+fn tap_x(first: u32, within: u32, group: u32) -> Place {
+    let k = first + within;
     if k >= p.k {
         return Place(0, OUTSIDE, 0);
     }

@@ -2,27 +2,26 @@
 
 @group(0) @binding(1) var<storage, read> x: array<RawX>;
 
-struct RowX {
-    offset: u32,
-    valid: bool,
-}
+alias RowX = u32;
 
 struct TapX {
     offset: u32,
     valid: bool,
 }
 
+// A row past the last is the last: what comes of it is not stored.
 fn row_x(row: u32, group: u32) -> RowX {
-    return RowX(row * (p.k / CHUNK), row < p.m);
+    return min(row, p.m - 1u) * (p.k / CHUNK);
 }
 
-fn tap_x(k: u32, group: u32) -> TapX {
-    return TapX(k / CHUNK, k < p.k);
+fn tap_x(first: u32, within: u32, group: u32) -> TapX {
+    let k = first + within;
+    return TapX(k / CHUNK, ALIGNED || k < p.k);
 }
 
 fn load_x(row: RowX, tap: TapX) -> RawX {
-    if row.valid && tap.valid {
-        return x[row.offset + tap.offset];
+    if tap.valid {
+        return x[row + tap.offset];
     }
     return RawX();
 }

@@ -2,12 +2,17 @@
 
 @group(0) @binding(1) var<storage, read> x: array<RawX>;
 
-fn tap_x(k: u32, group: u32) -> Place {
-    return place_of(k);
+fn tap_x(first: u32, within: u32, group: u32) -> Place {
+    if ALIGNED {
+        // All of the slice is of one tap, which is the same for all invocations.
+        let place = place_of(first);
+        return Place(place.offset + i32(within), place.y, place.x);
+    }
+    return place_of(first + within);
 }
 
 fn load_x(row: RowX, tap: Place) -> RawX {
-    if is_inside(row, tap) {
+    if (ALIGNED && !PADDED) || is_inside(row, tap) {
         return x[u32(row.offset + tap.offset) / CHUNK];
     }
     return outside_x();

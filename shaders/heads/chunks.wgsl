@@ -44,7 +44,8 @@ fn row_x(row: u32, group: u32) -> Span {
     return line(start + row * p.left_row, row < p.m);
 }
 
-fn tap_x(k: u32, group: u32) -> Span {
+fn tap_x(first: u32, within: u32, group: u32) -> Span {
+    let k = first + within;
     if X_ACROSS {
         return line(k * p.left_row, k < p.k);
     }
@@ -64,7 +65,8 @@ fn row_w(column: u32, group: u32) -> Span {
     return line(start + column * p.right_row, column < p.n);
 }
 
-fn tap_w(k: u32, group: u32) -> Span {
+fn tap_w(first: u32, within: u32, group: u32) -> Span {
+    let k = first + within;
     if W_ACROSS {
         return line(k * p.right_row, k < p.k);
     }

@@ -54,8 +54,8 @@ struct Four {
     d: vec4<u32>,
 }
 
-fn fetch_x(rows: RowsX, k: u32) -> Four {
-    let tap = tap_x(k, 0u);
+fn fetch_x(rows: RowsX, k: u32, within: u32) -> Four {
+    let tap = tap_x(k, within, 0u);
     var chunks = Four();
     chunks.a = load_x(rows.a, tap);
     chunks.b = load_x(rows.b, tap);
@@ -66,8 +66,8 @@ fn fetch_x(rows: RowsX, k: u32) -> Four {
     return chunks;
 }
 
-fn fetch_w(rows: RowsW, k: u32) -> Four {
-    let tap = tap_w(k, 0u);
+fn fetch_w(rows: RowsW, k: u32, within: u32) -> Four {
+    let tap = tap_w(k, within, 0u);
     var chunks = Four();
     chunks.a = load_w(rows.a, tap);
     chunks.b = load_w(rows.b, tap);
@@ -198,8 +198,8 @@ fn main(
     let rows_x = RowsX(row_x(x_row, 0u), row_x(x_row + PASS, 0u), row_x(x_row + 2u * PASS, 0u), row_x(x_row + 3u * PASS, 0u));
     let rows_w = RowsW(row_w(w_row, 0u), row_w(w_row + PASS, 0u), row_w(w_row + 2u * PASS, 0u), row_w(w_row + 3u * PASS, 0u));
     let at_x = row * STRIDE + chunk;
-    var next_x = fetch_x(rows_x, chunk * 16u);
-    var next_w = fetch_w(rows_w, chunk * 16u);
+    var next_x = fetch_x(rows_x, 0u, chunk * 16u);
+    var next_w = fetch_w(rows_w, 0u, chunk * 16u);
 
     let local = share * 32u + lane % 32u;
     let at = tile * SHARES * STRIP + local / 8u * STRIDE_Y + local % 8u;
@@ -224,8 +224,8 @@ fn main(
         stage(FIRST_W + at_x, LOADS_W, next_w);
         workgroupBarrier();
         if k + SLICE_K < p.k {
-            next_x = fetch_x(rows_x, k + SLICE_K + chunk * 16u);
-            next_w = fetch_w(rows_w, k + SLICE_K + chunk * 16u);
+            next_x = fetch_x(rows_x, k + SLICE_K, chunk * 16u);
+            next_w = fetch_w(rows_w, k + SLICE_K, chunk * 16u);
         }
         for (var kk = 0u; kk < SHARE; kk += 2u) {
             let at_x0 = first_x + kk;

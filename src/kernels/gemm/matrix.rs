@@ -2,53 +2,68 @@
 //!
 //! # Tried and left
 //!
-//! On NVIDIA cards (H100 and H200, driver 580.159, 2026-11-26), f16, in TFLOP/s for 4096³ and for a 3×3 convolution 256 → 256 on 8 × 50 × 67:
+//! On NVIDIA's H100 (driver 580.159, 2026-11-26), f16, in TFLOP/s for 4096³ and for a 3×3 convolution 256 → 256 on 8 × 50 × 67:
 //!
-//! | what | 4096³ | 3×3 |
-//! | --- | --- | --- |
-//! | `matrix.wgsl`: 64 × 64 tile, subgroups of 32 × 32 | 76 to 80 | 89 |
-//! | 128 × 128 tile, 4 subgroups of 64 × 64: too few subgroups to hide the waiting | 101 | 101 |
-//! | the same, chunks loaded as a struct of two `vec4<f16>` instead of four words that are unpacked | 74 | 83 |
-//! | the same, loops over chunks written out | 103 | 101 |
-//! | the same, no prefetch into registers | 79 | |
-//! | `matrix_large.wgsl`: 128 × 128 tile, 8 subgroups of 64 × 32 | 148 | 118 |
-//! | the same with slices of 64 k and strips of 16 × 16 results | 161 | 150 |
+//! | what | memory | 4096³ | 3×3 |
+//! | --- | --- | --- | --- |
+//! | 128 × 128 tile, 4 subgroups of 64 × 64, slices of 32 ([`LARGE`]) | 24 KiB | 236 | 191 |
+//! | the same, results in strips of 16 × 64 | 37 KiB | 148 | 138 |
+//! | the same, slices of 64 and strips of 16 × 32 | 45 KiB | 218 | 166 |
+//! | 8 subgroups of 64 × 32, slices of 64 ([`DEEP`]) | 44 KiB | 225 | 168 |
+//! | the same, slices of 32 and strips of 16 × 32 | 38 KiB | 161 | 145 |
+//! | 256 × 128 tile, 8 subgroups of 64 × 64, slices of 32 | 48 KiB | 227 | 172 |
+//! | 128 × 64 tile, 4 subgroups of 64 × 32, slices of 32 | 20 KiB | 166 | 135 |
+//! | 64 × 64 tile, 4 subgroups of 32 × 32, slices of 64 (as [`SMALL`], rows of results padded) | 23 KiB | 165 | 146 |
+//! | the same, strips of 16 × 32 | 27 KiB | 91 | 104 |
+//! | the same, slices of 32 and strips of 16 × 32 | 19 KiB | 96 | 110 |
 //!
-//! Workgroup memory as 16-byte vectors, which NVIDIA's own benchmark uses, is not to be had: naga 30 wants the element type of the
-//! matrix. Residuals that are read one by one between stores cost a 1×1 convolution 256 → 1024 half of its time (388 against
+//! **Workgroup memory decides**: with this driver a processor takes workgroups only while they have less than some 50 KiB in all. A kernel
+//! that does nothing else, with an array added that it never uses, falls from 240 to 151 between 24 and 28 KiB (two workgroups, then
+//! one), and with a tile of 64 × 64 from 140 to 129 between 16 and 18 KiB (three, then two). So a block of 16 × 16 results of each subgroup
+//! passes through it at a time; its rows of 64 bytes have no padding for the same reason.
+//!
+//! No difference: the slice that is under way in a struct of named chunks instead of arrays; loops over k and over chunks written out;
+//! parameters as constants. Little, 6 % more or less: workgroup memory as 16-byte vectors that need no unpacking, which NVIDIA's own
+//! benchmark uses, and which is not to be had: naga 30 wants the element type of the matrix. Chunks loaded as a struct of two `vec4<f16>`: a
+//! quarter slower. No prefetch into registers: a fifth. Tests for the last k and the edge of the image where there are none: 151
+//! instead of 168 on the convolution (`DEEP`).
+//!
+//! Residuals that are read one by one between stores cost a 1×1 convolution 256 → 1024 half of its time (388 against
 //! 232 µs), because a compiler cannot move a load before a store that may be to the same place. Codes that are converted one by
 //! one (91 TOP/s on the convolution) are slower than two at a time behind an exponent (106, and 135 with slices of 64).
 
-use super::{Layout, Operands, Product, SLICE_K, Tile};
+use super::{Layout, Operands, Product, Tile};
 use crate::gpu::{Capabilities, Dispatch, Tier, shader::Source};
 use crate::tensor::DType;
 use crate::wgsl;
 
-/// Workgroups of [`LARGE`] that keep a large GPU busy: one for each of some 130 processors.
-const BUSY: usize = 130;
-/// The same of the others, which are half as large.
-const BUSY_SMALL: usize = 2 * BUSY;
+/// Workgroups that keep a large GPU busy, which has some 130 processors.
+const BUSY: usize = 100;
+/// More than one for each of them.
+const BUSY_TWICE: usize = 133;
 
-/// A kernel: its file, its tile, its subgroups, and the k of a slice, which it multiplies between two barriers.
-#[derive(Clone, Copy, PartialEq)]
+/// A kernel: its tile, its subgroups with the results that each has, and the k of a slice, which it multiplies between two barriers.
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Variant {
-    source: Source,
     tile: Tile,
     subgroups: usize,
+    sub: Tile,
     slice: usize,
 }
 
-/// Sums that are long enough for [`DEEP`].
-const LONG: usize = 512;
-
-/// Eight subgroups of 64 × 32 results.
-const LARGE: Variant = Variant { source: wgsl!("gemm/matrix_large.wgsl"), tile: Tile { m: 128, n: 128 }, subgroups: 8, slice: 32 };
-const DEEP: Variant = Variant { slice: SLICE_K, ..LARGE };
+/// Four subgroups of 64 × 64 results. Two workgroups are at work on a processor at once.
+const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, subgroups: 4, sub: Tile { m: 64, n: 64 }, slice: 32 };
+/// Eight of 64 × 32, and longer slices: one workgroup, for as many tiles as there are processors.
+const DEEP: Variant = Variant { subgroups: 8, sub: Tile { m: 64, n: 32 }, slice: 64, ..LARGE };
 /// Four subgroups of 32 × 32 results.
-const SMALL: Variant = Variant { source: wgsl!("gemm/matrix.wgsl"), tile: Tile { m: 64, n: 64 }, subgroups: 4, slice: 32 };
-/// Two such, of two subgroups each that share every slice, and one of four: for results that are few.
-const PAIRS: Variant = Variant { tile: Tile { m: 32, n: 64 }, slice: 64, ..SMALL };
+const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, subgroups: 4, sub: Tile { m: 32, n: 32 }, slice: 64 };
+/// For short sums, and where chunks take many instructions to load ([`Narrow`]).
+const SHALLOW: Variant = Variant { slice: 32, ..SMALL };
+/// Two such subgroups share every slice, or four: for results that are few.
+const PAIRS: Variant = Variant { tile: Tile { m: 32, n: 64 }, ..SMALL };
 const FOURS: Variant = Variant { tile: Tile { m: 32, n: 32 }, slice: 128, ..SMALL };
+
+const ALL: [Variant; 6] = [LARGE, DEEP, SMALL, SHALLOW, PAIRS, FOURS];
 
 impl Variant {
     fn lanes(self) -> usize {
@@ -60,26 +75,40 @@ impl Variant {
         product.splits == 1 || product.split_k().is_multiple_of(self.slice)
     }
 
-    /// Columns of the strips in which [`LARGE`] stores results: slices of both operands leave so much room.
-    fn strip(self) -> usize {
-        if self.slice > 32 { 16 } else { 32 }
+    /// Whether each of its slices is of one tap and whole.
+    fn is_aligned(self, product: &Product) -> bool {
+        let run = match product.operands {
+            Operands::Windows(window) => window.group_channels,
+            Operands::Spread(window) => window.channels,
+            Operands::Matrices(..) | Operands::Unfolded(_) => product.k,
+        };
+        run.is_multiple_of(self.slice)
+    }
+}
+
+/// The best variant for a product.
+fn best_of(product: &Product, is_narrow: bool) -> Variant {
+    let is_busy = |variant: Variant, busy| product.tiles(variant.tile) >= busy;
+    let is_wide = product.m > 64 && product.n > 64;
+    let small = if is_narrow || product.k <= SHALLOW.slice { SHALLOW } else { SMALL };
+    if is_wide && is_busy(LARGE, BUSY_TWICE) {
+        LARGE
+    } else if is_wide && is_busy(DEEP, BUSY) {
+        DEEP
+    } else if is_busy(small, BUSY) {
+        small
+    } else if is_busy(PAIRS, BUSY / 2) || !FOURS.keeps_splits(product) {
+        PAIRS
+    } else {
+        FOURS
     }
 }
 
 /// All variants for a product, best first.
-fn variants_of(product: &Product) -> Vec<Variant> {
-    let fills = product.m > 64 && product.n > 64 && product.tiles(LARGE.tile) >= BUSY;
-    let mut order = match (fills, product.split_k() >= LONG) {
-        (true, true) => vec![DEEP, LARGE],
-        (true, false) => vec![LARGE, DEEP],
-        (false, _) => Vec::new(),
-    };
-    let suits = |v: &Variant| v.keeps_splits(product) && product.k >= v.slice;
-    let small = [FOURS, PAIRS, SMALL].into_iter().filter(suits);
-    order.extend(small.clone().rev().find(|v| product.tiles(v.tile) >= BUSY_SMALL).or(small.clone().next()));
-    let rest = [SMALL, PAIRS, FOURS, LARGE, DEEP].into_iter().filter(|v| v.keeps_splits(product));
-    let rest: Vec<_> = rest.filter(|v| !order.contains(v)).collect();
-    [order, rest].concat()
+fn variants_of(product: &Product, is_narrow: bool) -> Vec<Variant> {
+    let best = best_of(product, is_narrow);
+    let rest = ALL.into_iter().filter(|&variant| variant != best && variant.keeps_splits(product));
+    [best].into_iter().chain(rest).collect()
 }
 
 /// How an operand comes into workgroup memory: its pieces, and whether it is contiguous across k.
@@ -111,12 +140,14 @@ pub(crate) fn variants(
     let pieces = narrow.map_or_else(|| staging(product), |narrow| Some(narrow.staging()));
     let Some(staging) = pieces.filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
     let words = if product.types[0] == DType::F16 { wgsl!("gemm/narrow_halves.wgsl") } else { wgsl!("gemm/narrow_codes.wgsl") };
+    let is_padded = matches!(product.operands, Operands::Windows(window) if window.padding > 0);
     let kernel = |variant: Variant| {
         let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
+        let dispatch = dispatch.flag("ALIGNED", narrow.is_none() && variant.is_aligned(product)).flag("PADDED", is_padded);
         let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, words));
         finish(product, dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
     };
-    variants_of(product).into_iter().map(kernel).collect()
+    variants_of(product, narrow.is_some()).into_iter().map(kernel).collect()
 }
 
 /// A convolution of fewer than eight channels, a network's first: what a row of its window's taps covers lies in one piece in the
@@ -181,13 +212,11 @@ fn staging(product: &Product) -> Option<[Staging; 2]> {
 }
 
 fn kernel(variant: Variant, [x, w]: &[Staging; 2]) -> Dispatch {
-    let mut dispatch = Dispatch::new(variant.source, 2).tier(Tier::Matrix).constant("LANES", variant.lanes());
+    let mut dispatch = Dispatch::new(wgsl!("gemm/matrix.wgsl"), 2).tier(Tier::Matrix).constant("LANES", variant.lanes());
     dispatch.f16 = true;
     dispatch = dispatch.constant("TILE_M", variant.tile.m).constant("TILE_N", variant.tile.n).constant("SLICE_K", variant.slice);
-    if variant.source == LARGE.source {
-        dispatch = dispatch.constant("STRIP_N", variant.strip());
-    }
     dispatch = dispatch.constant("CHUNK", 8);
+    dispatch = dispatch.constant("SUB_M", variant.sub.m).constant("SUB_N", variant.sub.n);
     for (operand, staging, extent) in [("X", x, variant.tile.m), ("W", w, variant.tile.n)] {
         let (staged, chunks) = if staging.across { (variant.slice, extent / 8) } else { (extent, variant.slice / 8) };
         let rows = if staging.across { 1 } else { staged * chunks / variant.lanes() };

@@ -104,7 +104,10 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
             .constant("SHARES", variant.shares())
             .constant("SLICE_K", variant.slice)
             .flag("EARLY", variant.early)
-            .constant("CHUNK", CHUNK);
+            .constant("CHUNK", CHUNK)
+            // A slice is whole and, of a window, of one tap.
+            .flag("ALIGNED", narrow.is_none() && along_k.is_multiple_of(variant.slice))
+            .flag("PADDED", matches!(product.operands, Operands::Windows(window) if window.padding > 0));
         let dispatch = loads.into_iter().fold(dispatch, Dispatch::part);
         let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, wgsl!("gemm/narrow_bytes.wgsl")));
         finish(dispatch, product, variant.tile)
