@@ -8,6 +8,7 @@ use qdetr::graph::check::noise;
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fuse, interpret};
 use qdetr::kernels::conv::{Window, conv2d};
 use qdetr::kernels::depthwise::depthwise;
+use qdetr::kernels::head_codes::{self, HeadCodes};
 use qdetr::kernels::integer::{self, Codes};
 use qdetr::kernels::layer_norm::layer_norm;
 use qdetr::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
@@ -302,6 +303,48 @@ fn what_writes_codes_writes_those_of_the_quantizers_behind_it() {
         assert_eq!([count(&graph, "quantize"), count(&fused, "quantize")], [6, 1]);
         for variant in [0, 99] {
             assert_same(&run(&fused, &values, variant), &run(&graph, &values, 0), &format!("{to}, {keep}, variant {variant}"));
+        }
+    }
+}
+
+/// Attention on codes of 21 queries to so many keys, whose map is an output too where a training would read it.
+fn attention(to: DType, keys: usize, trains: bool) -> (Graph, Values) {
+    let mut net = Net::new(On::Codes, false, to);
+    let of_heads = |net: &mut Net, x: Var, alpha: f32, signed: bool, inner: usize| {
+        let levels = Levels::new(8, signed);
+        let (alpha, zp) = (net.vector(2, alpha, 0.3 * alpha), net.vector(2, 4.0, 3.0));
+        let state = quantizer_state(&mut net.g, alpha, Some(zp), levels);
+        HeadCodes { codes: quantize(&mut net.g, x, state, levels, inner), state }
+    };
+    let [q, k, v] = [21, keys, keys].map(|length| {
+        let tokens = Host::f32([2, length, 64], noise([2, length, 64], net.values.len() as u64).to_f32().iter().map(|v| 2.0 * v).collect());
+        let tokens = net.input(tokens.cast(to));
+        of_heads(&mut net, tokens, 0.02, true, 32)
+    });
+    let mask = net.input(Host::u32([2, keys], (0..2 * keys).map(|i| u32::from(i % 5 != 2)).collect()));
+    let scores = head_codes::scores(&mut net.g, q, k, 2, to);
+    let map = softmax(&mut net.g, scores, Some(mask));
+    let map_codes = of_heads(&mut net, map, 0.001, false, 21 * keys);
+    let y = head_codes::mix(&mut net.g, map_codes, v, to);
+    net.g.output("y", y);
+    if trains {
+        net.g.output("map", map);
+    }
+    (net.g, net.values)
+}
+
+#[test]
+fn attention_in_use_has_the_bits_of_attention_in_training() {
+    for (to, keys) in [(DType::F32, 70), (DType::F16, 70), (DType::F32, 301), (DType::F16, 301), (DType::F16, 850)] {
+        let (trained, values) = attention(to, keys, true);
+        let (used, _) = attention(to, keys, false);
+        let longest = |g: &Graph| g.nodes().iter().flat_map(|n| &n.outputs).map(|&v| g.shape(v).last()).max();
+        let (trained, used) = (fuse(&trained), fuse(&used));
+        assert_eq!([longest(&trained), longest(&used)], [Some(keys), Some(keys.next_multiple_of(16))], "the map in use is padded");
+        let expected = run(&trained, &values, 0)["y"].clone();
+        for variant in [0, 1, 2, 99] {
+            let found = run(&used, &values, variant);
+            assert_same(&found, &[("y".to_owned(), expected.clone())].into(), &format!("{to}, {keys} keys, variant {variant}"));
         }
     }
 }

@@ -4,6 +4,8 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
+    // Columns of the result: n, and those of its padding.
+    columns_y: u32,
     tiles_m: u32,
     tiles_n: u32,
     batch: u32,

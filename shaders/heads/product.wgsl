@@ -135,13 +135,13 @@ fn main(
         let row = tile_m * TILE_M + (i / 4u * LANES_M + lane_m) * 4u + i % 4u;
         for (var j = 0u; j < COLUMN_BLOCKS; j++) {
             let column = tile_n * TILE_N + (j * LANES_N + lane_n) * 4u;
-            if row < p.m && column < p.n {
+            if row < p.m && column < p.columns_y {
                 var sum = sums[j];
                 if IN_PARTS {
                     sum = floats_of(totals[j] + Total(sum));
                 }
                 let at = y_start + row * p.y_row + column;
-                write_y(at, finished(sum, image, row, head, column, at), p.n - column);
+                write_y(at, finished(sum, image, row, head, column, at), p.columns_y - column);
             }
         }
         for (var j = 0u; j + COLUMN_BLOCKS < ROWS * COLUMN_BLOCKS; j++) {

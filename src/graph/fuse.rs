@@ -3,9 +3,10 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already. Quantizers follow at the end: see [`super::requantize`] and [`super::join`].
+//! everything that is there already. Quantizers follow at the end: see [`super::requantize`], [`super::pad`] and [`super::join`].
 
 use super::join::join;
+use super::pad::pad;
 use super::rebuild::{Rebuild, prune};
 use super::requantize::requantize;
 use super::{Graph, Node, Op, Origin, Var};
@@ -46,7 +47,7 @@ pub fn fuse(graph: &Graph) -> Graph {
         }
     }
     // Products that were absorbed still stand where they were, without readers.
-    join(&requantize(&prune(&fusion.graph.finish())))
+    join(&pad(&requantize(&prune(&fusion.graph.finish()))))
 }
 
 struct Fusion<'a> {

@@ -19,6 +19,7 @@ mod interpret;
 mod join;
 mod memory;
 mod op;
+mod pad;
 mod params;
 mod plan;
 mod profile;

@@ -140,10 +140,10 @@ impl Op for Coded {
         match self.of {
             Producer::Binary(op) => vec![self.store(op.kernel(of[0], of[1], 4), of.len(), of[0].dtype)],
             Producer::LayerNorm(op) => vec![self.store(op.kernel(of[0], of[1], 4), of.len(), of[0].dtype)],
-            Producer::Softmax(_) => {
+            Producer::Softmax(op) => {
                 // The state stands third, whether there is a mask or not; floats and codes behind it.
                 let kernel = |d: Dispatch| self.kept(d, 4, of[0].dtype).constant("AT_CODES", 4 + usize::from(self.keep));
-                Softmax::kernels_with_codes(of, self.quantizers[0], states[0]).map(kernel).collect()
+                op.kernels_with_codes(of, self.quantizers[0], states[0]).map(kernel).collect()
             }
         }
     }
@@ -239,7 +239,7 @@ mod cases {
 
     /// Rows of a length that four divides and does not, fewer and more than a workgroup takes, words across rows and heads, masks.
     fn softmax_cases() -> Vec<Case> {
-        let shapes = [[1, 1, 1, 4], [1, 4, 3, 5], [2, 2, 2, 33], [1, 2, 7, 12], [1, 4, 1, 3], [2, 8, 1, 1], [1, 2, 1, 70]];
+        let shapes = [[1, 1, 1, 4], [1, 4, 3, 5], [2, 2, 2, 33], [1, 2, 7, 12], [1, 4, 1, 3], [2, 8, 1, 1], [1, 2, 1, 70], [2, 3, 5, 96]];
         let mut cases = Vec::new();
         for (i, shape) in shapes.into_iter().enumerate() {
             let x = noise(shape, i as u64).to_f32().iter().map(|v| v * 4.0).collect();
@@ -249,7 +249,14 @@ mod cases {
             }
             let groups = if i % 3 == 0 { 1 } else { shape[1] };
             let quantizer = Quantize { bits: 3 + (i % 3) as u32, signed: i == 3, inner: shape[2] * shape[3] };
-            cases.extend(both(Producer::Softmax(Softmax), &inputs, &[(quantizer, groups)], i % 3 != 1, 1e-5));
+            cases.extend(both(Producer::Softmax(Softmax::default()), &inputs, &[(quantizer, groups)], i % 3 != 1, 1e-5));
+            let keys = shape[3].saturating_sub(1 + i % 3);
+            if shape[3].is_multiple_of(4) && keys > 0 {
+                let padded = Softmax { keys: Some(keys) };
+                inputs.truncate(1);
+                inputs.extend((i % 2 == 1).then(|| test_mask(shape[0], keys, i as u64, false)));
+                cases.extend(both(Producer::Softmax(padded), &inputs, &[(quantizer, groups)], false, 1e-5));
+            }
         }
         cases
     }

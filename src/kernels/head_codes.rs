@@ -6,7 +6,8 @@
 //!   with SMCA's [`prior`] added if asked for.
 //! - [`IntegerMix`]: `y[b, n, c] = alpha_p · alpha_v · Σ_s (p[b, h, n, s] − z_p) · (v[b, s, c] − z_v)`, or the codes of that.
 //!
-//! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, map p `[B, h, N, S]`, all i8; y in f32 or f16. **Exactness**: the sum is an exact integer,
+//! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, map p `[B, h, N, S]`, all i8; y in f32 or f16. A map may be padded: its rows are then
+//! [`padded`] columns long, so that they are read and written in whole vectors, of which the first S count. **Exactness**: the sum is an exact integer,
 //! rounded once to f32 and multiplied once with a factor that is rounded itself: the same bits from the twins, all kernels
 //! and all devices. Dropout has its place before the map's quantizer: softmax, dropout, quantize, mix.
 //!
@@ -33,6 +34,11 @@ pub struct HeadCodes {
     pub state: Var,
 }
 
+/// The length of padded rows of maps with so many keys: a vector of 16 bytes holds as many codes.
+pub(crate) fn padded(keys: usize) -> usize {
+    keys.next_multiple_of(16)
+}
+
 /// Products of every query with every key, on codes; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerScores {
@@ -44,6 +50,8 @@ pub struct IntegerScores {
     pub prior: Option<usize>,
     /// Element type of the result.
     pub to: DType,
+    /// The rows of the result are padded, with the scores of keys that are zero. It appears when graphs are fused.
+    pub padded: bool,
 }
 
 /// Tokens weighted by a map, on codes; see the module.
@@ -99,7 +107,8 @@ impl Op for IntegerScores {
         let outputs = outputs_of(&self.floats(), self.name(), self.heads, inputs, self.to);
         let depth = inputs[0].shape.last() / self.heads;
         assert!(depth <= MOST_TERMS, "integer_scores: heads of {depth} channels; sums of more than {MOST_TERMS} leave 31 bits");
-        outputs
+        let [batch, heads, n, s] = outputs[0].shape.bhwc();
+        vec![TensorType::new([batch, heads, n, if self.padded { padded(s) } else { s }], self.to)]
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
@@ -110,12 +119,14 @@ impl Op for IntegerScores {
             let (query, head, image) = (row % n, row / n % self.heads, row / (n * self.heads));
             let ([z_q, z_k], factor) = (zeros(inputs, head), factor(inputs, head, self.scale));
             let q = &q[(image * n + query) * channels + head * depth..][..depth];
+            let padding = outputs[0].shape.last() - s;
             let mut scores: Vec<f32> = (0..s)
                 .map(|key| {
                     let k = &k[(image * s + key) * channels + head * depth..][..depth];
                     let sum: i32 = q.iter().zip(k).map(|(&q, &k)| (i32::from(q) - z_q) * (i32::from(k) - z_k)).sum();
                     sum as f32 * factor
                 })
+                .chain(std::iter::repeat_n(0.0, padding))
                 .collect();
             if let Some(columns) = self.prior {
                 let at = ((image * n + query) * self.heads + head) * 2;
@@ -166,7 +177,20 @@ impl IntegerMix {
     }
 
     fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> HeadProduct {
-        HeadProduct { codes: self.codes, ..self.floats().product(inputs, &[outputs[0].with_dtype(self.to)]) }
+        let product = self.floats().product(inputs, &[outputs[0].with_dtype(self.to)]);
+        let [m, n, _] = product.extents;
+        HeadProduct { codes: self.codes, extents: [m, n, inputs[1].shape.blc()[1]], ..product }
+    }
+
+    /// The operands as if the map was not padded.
+    fn without_padding(inputs: &[TensorType]) -> Vec<TensorType> {
+        let mut operands = inputs.to_vec();
+        if let ([batch, heads, n, pitch], &[_, keys, _]) = (inputs[0].shape.dims(), inputs[1].shape.dims())
+            && *pitch == padded(keys)
+        {
+            operands[0] = TensorType::new([*batch, *heads, *n, keys], inputs[0].dtype);
+        }
+        operands
     }
 
     /// The same with the quantizer behind it: where heads fill whole words of codes.
@@ -183,8 +207,9 @@ impl Op for IntegerMix {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let (operands, behind) = inputs.split_at(inputs.len().saturating_sub(usize::from(self.codes.is_some())));
-        let y = outputs_of(&self.floats(), self.name(), self.heads, operands, self.to)[0];
-        let keys = inputs[0].shape.last();
+        let operands = Self::without_padding(operands);
+        let y = outputs_of(&self.floats(), self.name(), self.heads, &operands, self.to)[0];
+        let keys = operands[0].shape.last();
         assert!(keys <= MOST_TERMS, "integer_mix: {keys} keys; sums of more than {MOST_TERMS} leave 31 bits");
         if self.codes.is_none() {
             return vec![y];
@@ -195,13 +220,13 @@ impl Op for IntegerMix {
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
-        let ([_, heads, n, s], [_, _, channels]) = (inputs[0].shape().bhwc(), inputs[1].shape().blc());
+        let ([_, heads, n, pitch], [_, s, channels]) = (inputs[0].shape().bhwc(), inputs[1].shape().blc());
         let (p, v, depth) = (inputs[0].as_i8(), inputs[1].as_i8(), channels / heads);
         let mut y = Vec::with_capacity(outputs[0].shape.len());
         for row in 0..outputs[0].shape.len() / depth {
             let (head, query, image) = (row % heads, row / heads % n, row / (heads * n));
             let ([z_p, z_v], factor) = (zeros(inputs, head), factor(inputs, head, 1.0));
-            let map = &p[((image * heads + head) * n + query) * s..][..s];
+            let map = &p[((image * heads + head) * n + query) * pitch..][..s];
             let mut sums = vec![0i32; depth];
             for (key, &p) in map.iter().enumerate() {
                 let v = &v[(image * s + key) * channels + head * depth..][..depth];
@@ -243,14 +268,14 @@ impl Op for IntegerMix {
 /// `q kᵀ / √d` for each of `heads` heads, in floats `to`: q `[B, N, C]`, k `[B, S, C]` to `[B, h, N, S]`.
 #[track_caller]
 pub fn scores(g: &mut Graph, q: HeadCodes, k: HeadCodes, heads: usize, to: DType) -> Var {
-    let op = IntegerScores { heads, scale: scale(g, q.codes, heads), prior: None, to };
+    let op = IntegerScores { heads, scale: scale(g, q.codes, heads), prior: None, to, padded: false };
     g.apply(op, &[q.codes, k.codes, q.state, k.state])
 }
 
 /// [`scores`] plus SMCA's Gaussian, as in [`scores_with_prior`](super::heads::scores_with_prior).
 #[track_caller]
 pub fn scores_with_prior(g: &mut Graph, [q, k]: [HeadCodes; 2], heads: usize, to: DType, columns: usize, points: [Var; 2]) -> Var {
-    let op = IntegerScores { heads, scale: scale(g, q.codes, heads), prior: Some(columns), to };
+    let op = IntegerScores { heads, scale: scale(g, q.codes, heads), prior: Some(columns), to, padded: false };
     g.apply(op, &[q.codes, k.codes, q.state, k.state, points[0], points[1]])
 }
 
@@ -271,17 +296,6 @@ fn test_codes(shape: impl AsRef<[usize]>, share: f32, seed: u64) -> Host {
 fn test_state(heads: usize, alpha: f32, zero: Option<f32>, seed: u64) -> Host {
     let one = |v: &f32| [alpha * (1.0 + 0.3 * v), 0.0, 0.0, zero.unwrap_or_else(|| (v * 127.0).round())];
     Host::f32([heads, 4], noise([heads], seed).to_f32().iter().flat_map(one).collect())
-}
-
-/// A small case that the kernels for cooperative matrices take: lines that begin between words, more than a tile in each direction.
-pub(crate) fn matrix_case() -> Case {
-    let inputs = vec![
-        test_codes([1, 2, 65, 70], 1.0, 1),
-        test_codes([1, 70, 80], 1.0, 2),
-        test_state(2, 0.02, None, 3),
-        test_state(2, 0.02, None, 4),
-    ];
-    Case::new(IntegerMix { heads: 2, to: DType::F32, codes: None }, inputs, Tolerance::EXACT)
 }
 
 /// Cases of the op table: B, N, S, heads, d.
@@ -322,17 +336,24 @@ fn cases_of([b, n, s, heads, d]: [usize; 5], i: u64) -> Vec<Case> {
     for (to, exact, with_prior) in
         [(DType::F32, Tolerance::EXACT, Tolerance::of(4e-6)), (DType::F16, Tolerance::of(1e-3), Tolerance::of(2e-3))]
     {
-        let scores = |prior| IntegerScores { heads, scale, prior, to };
+        let scores = |prior| IntegerScores { heads, scale, prior, to, padded: false };
         let inputs = |a: &Host, b: &Host| vec![a.clone(), b.clone(), states[0].clone(), states[1].clone()];
         let [plain, with] = [inputs(&q, &k), [inputs(&q, &k), points.to_vec()].concat()];
+        let padded_scores = |prior| IntegerScores { padded: true, ..scores(prior) };
+        cases.push(Case::new(padded_scores(None), plain.clone(), exact));
         cases.push(Case::new(scores(None), plain, exact));
+        cases.push(Case::new(padded_scores(Some(columns)), with.clone(), with_prior));
         cases.push(Case::new(scores(Some(columns)), with, with_prior));
         let mix = IntegerMix { heads, to, codes: None };
         cases.push(Case::new(mix, inputs(&map, &v), exact));
+        // What is in the padding does not count.
+        let padded_map = test_codes([b, heads, n, padded(s)], share, 10 * i + 4);
+        cases.push(Case::new(mix, inputs(&padded_map, &v), exact));
         let levels = Levels::new(4, i.is_multiple_of(2));
         // In f32 alone: nothing among the inputs and outputs would say that the case needs f16.
         if let Some(mix) = mix.with_codes(heads * d, levels).filter(|_| to == DType::F32) {
             let state = Host::f32([1, 4], vec![4.0, 0.25, 1.0, if levels.signed { 1.0 } else { -7.0 }]);
+            cases.push(Case::new(mix, [inputs(&padded_map, &v), vec![state.clone()]].concat(), Tolerance::EXACT));
             cases.push(Case::new(mix, [inputs(&map, &v), vec![state]].concat(), Tolerance::EXACT));
         }
     }
@@ -435,6 +456,6 @@ mod tests {
     #[should_panic(expected = "their states f32[2, 4]")]
     fn states_of_another_number_of_heads_are_refused() {
         let (codes, state) = (TensorType::new([1, 3, 4], DType::I8), TensorType::f32([1, 4]));
-        IntegerScores { heads: 2, scale: 1.0, prior: None, to: DType::F32 }.outputs(&[codes, codes, state, state]);
+        IntegerScores { heads: 2, scale: 1.0, prior: None, to: DType::F32, padded: false }.outputs(&[codes, codes, state, state]);
     }
 }

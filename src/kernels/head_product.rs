@@ -2,8 +2,8 @@
 //! `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
 
 use super::dropout::Dropout;
-use super::head_matrix;
 use super::quantize::Levels;
+use super::{head_matrix, head_packed};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::tensor::{DType, TensorType};
 use crate::wgsl;
@@ -12,21 +12,22 @@ use crate::wgsl;
 pub(super) const BUSY: usize = 260;
 /// k of a slice of the portable kernel: as many as there is room for, since a mix of few tiles waits for each slice.
 const TILES_K: [usize; 3] = [64, 32, 16];
-/// Terms of a sum that is too short for cooperative matrices: with the 32 channels of a head, what counts is how maps are written. DETR-R50,
-/// batch 8, on an H100: portable kernels 1.7 ms for all scores of codes, cooperative matrices 2.3; for long sums, 1.9 and 1.0.
+/// Terms of a sum that is too short for cooperative matrices: with the 32 channels of a head, what counts is how maps are written.
 const SHORT: usize = 32;
 /// Bytes of workgroup memory that WebGPU guarantees.
 const ROOM: usize = 16 << 10;
 /// Products of two differences of codes, of up to 255 each, whose sum f32 holds exactly: whole slices, at most 2^24 / 255².
-pub(super) const PART: usize = 256;
+const PART: usize = 256;
 
 /// How a matrix of one head lies in a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operand {
     /// Elements from one image to the next, from one head to the next, and from one row to the next.
     strides: [usize; 3],
+    /// Elements in a row.
+    pub(super) length: usize,
     pub(super) dtype: DType,
-    /// Of 8, 4, 2 and 1 elements the most that rows begin at multiples of and are as long.
+    /// Of 16, 8, 4, 2 and 1 elements the most that rows begin at multiples of and are as long.
     pub(super) width: usize,
     /// Neighbours in memory are neighbouring k, not neighbouring m or n.
     pub(super) along_k: bool,
@@ -37,19 +38,19 @@ impl Operand {
     pub(super) fn tokens(ty: TensorType, heads: usize, along_k: bool) -> Self {
         let [_, length, channels] = ty.shape.blc();
         let depth = channels / heads;
-        Self { strides: [length * channels, depth, channels], dtype: ty.dtype, width: width_of(depth), along_k }
+        Self { strides: [length * channels, depth, channels], length: depth, dtype: ty.dtype, width: width_of(depth), along_k }
     }
 
     /// A head's piece of maps `[B, h, N, S]`: rows are those of the map.
     pub(super) fn map(ty: TensorType, along_k: bool) -> Self {
         let [_, heads, rows, columns] = ty.shape.bhwc();
         let strides = [heads * rows * columns, rows * columns, columns];
-        Self { strides, dtype: ty.dtype, width: width_of(columns), along_k }
+        Self { strides, length: columns, dtype: ty.dtype, width: width_of(columns), along_k }
     }
 }
 
 fn width_of(extent: usize) -> usize {
-    [8, 4, 2].into_iter().find(|&width| extent.is_multiple_of(width)).unwrap_or(1)
+    [16, 8, 4, 2].into_iter().find(|&width| extent.is_multiple_of(width)).unwrap_or(1)
 }
 
 /// What is done beside the product.
@@ -69,7 +70,8 @@ pub(super) enum Extra {
 pub(super) struct HeadProduct {
     pub(super) batch: usize,
     pub(super) heads: usize,
-    /// m, n and k.
+    /// m, n and k. Rows of a map that is the result may be longer than n: there its columns are products with zeros. Those of a map
+    /// that is the left operand may be longer than k.
     pub(super) extents: [usize; 3],
     pub(super) left: Operand,
     pub(super) right: Operand,
@@ -100,9 +102,12 @@ impl Tile {
 impl HeadProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let (matrix, portable) = (head_matrix::kernels(self, device), self.choices().map(|tile| self.tiled(tile)));
-        let [best, other] = portable;
+        let [best, other] = self.choices().map(|tile| self.tiled(tile));
         // In any case the last one runs everywhere.
+        if self.is_on_codes() {
+            return [head_packed::kernels(self, device), vec![best, other]].concat();
+        }
+        let matrix = head_matrix::kernels(self, device);
         if self.extents[2] <= SHORT { [vec![best], matrix, vec![other]].concat() } else { [matrix, vec![best, other]].concat() }
     }
 
@@ -125,8 +130,7 @@ impl HeadProduct {
     }
 
     pub(super) fn tiles(&self, tile: [usize; 2]) -> usize {
-        let [m, n, _] = self.extents;
-        m.div_ceil(tile[0]) * n.div_ceil(tile[1]) * self.batch * self.heads
+        self.extents[0].div_ceil(tile[0]) * self.y.length.div_ceil(tile[1]) * self.batch * self.heads
     }
 
     /// The portable kernel.
@@ -202,7 +206,8 @@ impl HeadProduct {
 
     fn params(&self, tile: [usize; 2]) -> Words {
         let [m, n, k] = self.extents;
-        let extents = [m, n, k, m.div_ceil(tile[0]), n.div_ceil(tile[1]), self.batch, self.heads];
+        let tiles_n = self.y.length.div_ceil(tile[1]);
+        let extents = [m, n, k, self.y.length, m.div_ceil(tile[0]), tiles_n, self.batch, self.heads];
         let words = [&extents[..], &self.left.strides, &self.right.strides, &self.y.strides].concat();
         let none = Dropout { p: 0.0, salt: 0 };
         let (dropout, scale, columns) = match self.extra {

@@ -16,6 +16,7 @@ pub mod epilogue;
 mod gemm;
 pub mod head_codes;
 mod head_matrix;
+mod head_packed;
 mod head_product;
 pub mod heads;
 pub mod integer;
@@ -79,7 +80,7 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     if !gpu.capabilities().allows(Tier::Matrix) {
         return Ok(None);
     }
-    for case in [linear::matrix_case(), integer::matrix_case(), heads::matrix_case(), head_codes::matrix_case()] {
+    for case in [linear::matrix_case(), integer::matrix_case(), heads::matrix_case()] {
         let outcomes = match check_case(gpu, &case) {
             Ok(outcomes) => outcomes,
             Err(Error::Driver(what)) => return Ok(Some(what)),

@@ -18,52 +18,83 @@ use crate::wgsl;
 pub const MASKED: f32 = -1e30;
 
 /// Softmax over the last dimension of its first input; a second input is the mask.
-#[derive(Clone, Copy, Debug)]
-pub struct Softmax;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Softmax {
+    /// How many columns count, of rows that are padded: those behind get 0, and the mask has none of them. All count if there is no
+    /// such number. It appears when graphs are fused, after their backward.
+    pub keys: Option<usize>,
+}
 
 /// The kernel of `source` over the rows of its first `rows` inputs, which are alike; one more input is the mask.
 fn kernel(source: Source, inputs: &[TensorType], rows: usize, width: usize) -> Dispatch {
     let layout = RowLayout::new(inputs[0].shape, width);
-    layout.apply(over_rows(source, inputs, rows, width))
-}
-
-/// The same without a layout.
-fn over_rows(source: Source, inputs: &[TensorType], rows: usize, width: usize) -> Dispatch {
     let (x, mask) = (inputs[0], inputs.get(rows));
     let batch = mask.map_or(1, |m| m.shape.rows());
     let bindings: Vec<usize> = (0..rows).chain([if mask.is_some() { rows } else { 0 }]).collect();
-    Dispatch::new(source, rows + 1)
+    let dispatch = Dispatch::new(source, rows + 1)
         .wide("wide_x", x.dtype, width)
         .wide("wide_mask", DType::U32, width)
         .flag("HAS_MASK", mask.is_some())
         .bind(bindings)
-        .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.rows() / batch]))
+        .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.rows() / batch]));
+    layout.apply(dispatch)
 }
 
 impl Softmax {
+    fn keys(self, x: TensorType) -> usize {
+        self.keys.unwrap_or(x.shape.last())
+    }
+
+    /// A kernel over rows in pieces of four columns.
+    fn over_rows(self, source: Source, inputs: &[TensorType], four: bool) -> Dispatch {
+        let (x, mask) = (inputs[0], inputs.get(1));
+        let (layout, keys, pitch) = (RowLayout::new(x.shape, 4), self.keys(x), x.shape.last());
+        let rows_of_mask = x.shape.rows() / mask.map_or(1, |m| m.shape.rows());
+        let dispatch = Dispatch::new(source, 1)
+            .element("element_x", x.dtype)
+            .constant("STEPS", layout.steps(pitch.next_multiple_of(4)))
+            .flag("HAS_MASK", mask.is_some())
+            .bind([0, usize::from(mask.is_some())])
+            .params(Words::of([x.shape.rows(), pitch.div_ceil(4), rows_of_mask, keys, pitch]))
+            .part(if four { wgsl!("softmax/x_vec4.wgsl") } else { wgsl!("softmax/x_scalar.wgsl") })
+            .part(if four && keys.is_multiple_of(4) { wgsl!("softmax/mask_vec4.wgsl") } else { wgsl!("softmax/mask_scalar.wgsl") })
+            .part(wgsl!("softmax/row.wgsl"));
+        layout.apply(dispatch)
+    }
+
+    /// The ways in which rows can be read, best first: in vectors where four divides them, number by number always.
+    fn fours(x: TensorType) -> impl Iterator<Item = bool> {
+        width_of(x.shape.last()).map(|width| width == 4)
+    }
+
     /// Kernels that write the codes of a quantizer with a state, which is the input behind x and mask; without what keeps floats.
-    pub(super) fn kernels_with_codes(inputs: &[TensorType], quantizer: Quantize, state: TensorType) -> impl Iterator<Item = Dispatch> {
-        let (x, levels, count) = (inputs[0].shape, quantizer.levels(), inputs.len());
-        let rows_of_state = if state.shape.rows() == 1 { x.rows() } else { quantizer.inner / x.last() };
+    pub(super) fn kernels_with_codes(
+        self,
+        inputs: &[TensorType],
+        quantizer: Quantize,
+        state: TensorType,
+    ) -> impl Iterator<Item = Dispatch> {
+        let (x, levels, count) = (inputs[0], quantizer.levels(), inputs.len());
+        let rows_of_state = if state.shape.rows() == 1 { x.shape.rows() } else { quantizer.inner / x.shape.last() };
         let inputs = inputs.to_vec();
-        width_of(x.last()).map(move |width| {
-            let layout = RowLayout::new(x, width);
-            let dispatch = over_rows(wgsl!("softmax/codes.wgsl"), &inputs, 1, width);
-            let words = dispatch.params.clone().also([x.last(), rows_of_state, state.shape.rows()]);
+        // Words of codes across rows know of no padding.
+        Self::fours(x).filter(move |&four| four || self.keys.is_none()).map(move |four| {
+            let source = if four { wgsl!("softmax/codes.wgsl") } else { wgsl!("softmax/codes_across.wgsl") };
+            let dispatch = self.over_rows(source, &inputs, four).part(wgsl!("softmax/params_codes.wgsl"));
+            let words = dispatch.params.clone().also([rows_of_state, state.shape.rows()]);
             let words = [levels.low(), levels.high(), levels.offset()].into_iter().fold(words, |words, limit| words.float(limit as f32));
-            let word = if width == 4 { wgsl!("softmax/word_vec4.wgsl") } else { wgsl!("softmax/word_scalar.wgsl") };
-            let dispatch = dispatch.bind([0, if count > 1 { 1 } else { 0 }, count]).params(words);
-            let dispatch = layout.constants(dispatch).part(wgsl!("softmax/score.wgsl")).part(word);
-            dispatch.over_groups(x.rows().div_ceil(layout.at_once().max(4)))
+            let dispatch = dispatch.bind([0, usize::from(count > 1), count]).params(words);
+            let at_once = RowLayout::new(x.shape, 4).at_once();
+            if four { dispatch } else { dispatch.over_groups(x.shape.rows().div_ceil(at_once.max(4))) }
         })
     }
 }
 
-/// Whether a tensor is floats, and a mask, if any, has a number for each column of each of its batch elements.
-fn fits(x: TensorType, mask: Option<&TensorType>) -> bool {
+/// Whether a tensor is floats, and a mask, if any, has a number for each of the columns that count of each of its batch elements.
+fn fits(x: TensorType, keys: usize, mask: Option<&TensorType>) -> bool {
     let shape = x.shape.dims();
-    let masked = |m: &TensorType| *m == TensorType::new([shape[0], x.shape.last()], DType::U32) && shape.len() > 1;
-    x.dtype.is_float() && mask.is_none_or(masked)
+    let masked = |m: &TensorType| *m == TensorType::new([shape[0], keys], DType::U32) && shape.len() > 1;
+    x.dtype.is_float() && (1..=x.shape.last()).contains(&keys) && mask.is_none_or(masked)
 }
 
 impl Op for Softmax {
@@ -72,25 +103,26 @@ impl Op for Softmax {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let fits = (1..=2).contains(&inputs.len()) && fits(inputs[0], inputs.get(1));
-        assert!(fits, "softmax: wants floats x [B, .., S] and maybe a mask u32[B, S], found {}", ids(inputs));
+        let fits = (1..=2).contains(&inputs.len()) && fits(inputs[0], self.keys(inputs[0]), inputs.get(1));
+        assert!(fits, "softmax: wants floats x [B, .., S] and maybe a mask u32[B, S], found {self:?}, {}", ids(inputs));
         vec![inputs[0]]
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
-        let (x, columns) = (inputs[0].to_f32(), inputs[0].shape().last());
+        let (x, columns, keys) = (inputs[0].to_f32(), inputs[0].shape().last(), self.keys(inputs[0].ty()));
         let rows_of_mask = inputs.get(1).map_or(1, |m| inputs[0].shape().rows() / m.shape().rows());
         let softmax = |(row, x): (usize, &[f32])| {
-            let mask = inputs.get(1).map(|m| &m.as_u32()[row / rows_of_mask * columns..][..columns]);
-            softmax_row(x, mask)
+            let mask = inputs.get(1).map(|m| &m.as_u32()[row / rows_of_mask * keys..][..keys]);
+            let mut y = softmax_row(&x[..keys], mask);
+            y.resize(columns, 0.0);
+            y
         };
         vec![Host::from_f32(outputs[0], x.chunks(columns).enumerate().flat_map(softmax).collect())]
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.last())
-            .map(|width| kernel(wgsl!("softmax.wgsl"), inputs, 1, width).part(wgsl!("softmax/score.wgsl")))
-            .collect()
+        let store = |four: bool| if four { wgsl!("softmax/y_vec4.wgsl") } else { wgsl!("softmax/y_scalar.wgsl") };
+        Self::fours(inputs[0]).map(|four| self.over_rows(wgsl!("softmax.wgsl"), inputs, four).part(store(four))).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
@@ -116,7 +148,7 @@ impl Op for SoftmaxBackward {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let fits = (2..=3).contains(&inputs.len()) && inputs[0] == inputs[1] && fits(inputs[0], inputs.get(2));
+        let fits = (2..=3).contains(&inputs.len()) && inputs[0] == inputs[1] && fits(inputs[0], inputs[0].shape.last(), inputs.get(2));
         assert!(fits, "softmax_backward: wants y [B, .., S], d_y like it and maybe a mask u32[B, S], found {}", ids(inputs));
         vec![inputs[0]]
     }
@@ -154,8 +186,8 @@ pub(super) fn softmax_row(x: &[f32], mask: Option<&[u32]>) -> Vec<f32> {
 /// Softmax over the last dimension of x `[B, .., S]`; columns with a 0 in `mask` (`u32[B, S]`) take no part.
 pub fn softmax(g: &mut Graph, x: Var, mask: Option<Var>) -> Var {
     match mask {
-        Some(mask) => g.apply(Softmax, &[x, mask]),
-        None => g.apply(Softmax, &[x]),
+        Some(mask) => g.apply(Softmax::default(), &[x, mask]),
+        None => g.apply(Softmax::default(), &[x]),
     }
 }
 
@@ -166,7 +198,7 @@ pub(super) fn test_mask(batch: usize, columns: usize, seed: u64, all_masked: boo
     Host::u32([batch, columns], noise.to_f32().iter().enumerate().map(valid).collect())
 }
 
-/// Cases of the op table.
+/// Cases of the op table; those of padded rows are in [`coded`](super::coded), since no others are ever fused.
 pub fn cases() -> Vec<Case> {
     // One element, one column, primes, one past the lanes of a row, attention maps, more than 65,535 workgroups.
     let shapes: [&[usize]; 9] =
@@ -174,7 +206,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (i, shape) in shapes.into_iter().enumerate() {
         let x: Vec<f32> = noise(shape, i as u64).to_f32().iter().map(|v| v * 20.0).collect();
-        let case = Case::new(Softmax, vec![Host::f32(shape, x)], Tolerance::of(1e-5));
+        let case = Case::new(Softmax::default(), vec![Host::f32(shape, x)], Tolerance::of(1e-5));
         let mut masked = case.clone();
         masked.inputs.push(test_mask(shape[0], shape[shape.len() - 1], i as u64, true));
         if shape.len() > 1 && shape[0] < 1000 {
@@ -192,7 +224,7 @@ pub fn cases() -> Vec<Case> {
 /// The backward of a forward case, in both types.
 fn backward_cases(forward: &Case) -> [Case; 2] {
     let x = &forward.inputs[0];
-    let y = Softmax.reference(&forward.inputs.iter().collect::<Vec<_>>(), &[x.ty()]).remove(0);
+    let y = Softmax::default().reference(&forward.inputs.iter().collect::<Vec<_>>(), &[x.ty()]).remove(0);
     let inputs = [y, noise(x.shape().dims(), 77)].into_iter().chain(forward.inputs.get(1).cloned()).collect();
     let case = Case::new(SoftmaxBackward, inputs, Tolerance::of(1e-5));
     [case.in_f16(Tolerance::of(2e-3)), case]
@@ -212,6 +244,6 @@ mod tests {
     #[should_panic(expected = "f32[2, 3], u32[3]")]
     fn a_mask_of_another_shape_is_refused() {
         let types = [TensorType::f32([2, 3]), TensorType::new([3], DType::U32)];
-        Softmax.outputs(&types);
+        Softmax::default().outputs(&types);
     }
 }
