@@ -28,7 +28,7 @@ use roofline::Roofline;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
-use subjects::{Sizes, Subject, subjects};
+use subjects::{Sizes, Subject, products, subjects};
 
 /// Arguments of `qdetr bench kernels`.
 #[derive(Args)]
@@ -42,6 +42,9 @@ pub(crate) struct BenchKernels {
     /// What the networks compute in
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// Time one product of these sizes instead, in floats of the precision and on 4-bit codes, such as 4096x4096x4096
+    #[arg(long, value_name = "ROWSxTERMSxCOLUMNS", value_parser = product, conflicts_with_all = ["batch", "quick"])]
+    product: Option<[usize; 3]>,
     /// How many runs of each kernel to time
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
@@ -71,6 +74,14 @@ pub(crate) struct BenchKernels {
 fn threshold(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|t: &f64| t.is_finite() && *t > 0.0);
     number.ok_or_else(|| "want a number above 0, such as 1.1".into())
+}
+
+fn product(text: &str) -> Result<[usize; 3], String> {
+    let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok().filter(|n| (1..=1 << 16).contains(n))).collect();
+    let sizes = sizes.and_then(|sizes| <[usize; 3]>::try_from(sizes).ok()).filter(|[m, k, n]| (m * k).max(k * n).max(m * n) <= 1 << 26);
+    sizes.ok_or_else(|| {
+        "want ROWSxTERMSxCOLUMNS, each from 1 to 65536 and no matrix of more than 2^26 elements, such as 4096x4096x4096".into()
+    })
 }
 
 impl BenchKernels {
@@ -103,7 +114,10 @@ impl BenchKernels {
 
     /// The subjects that were asked for.
     fn selected(&self) -> Result<Vec<Subject>> {
-        let mut subjects = subjects(Sizes { batch: self.batch as usize, precision: self.precision, quick: self.quick })?;
+        let mut subjects = match self.product {
+            Some(sizes) => products(sizes, self.precision),
+            None => subjects(Sizes { batch: self.batch as usize, precision: self.precision, quick: self.quick })?,
+        };
         let filter = self.filter.as_deref().unwrap_or_default();
         subjects.retain(|subject| subject.name().contains(filter));
         if subjects.is_empty() {

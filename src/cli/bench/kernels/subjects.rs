@@ -6,6 +6,9 @@ use qdetr::Result;
 use qdetr::graph::check::{Case, noise};
 use qdetr::graph::{Graph, Op, fold, fuse, ids};
 use qdetr::kernels::TABLE;
+use qdetr::kernels::epilogue::Epilogue;
+use qdetr::kernels::integer::{Arithmetic, Bits as LowBits, IntegerLinear};
+use qdetr::kernels::linear::Linear;
 use qdetr::kernels::optim::{AdamW, BLOCK, Control, STATE, Update, accumulate, average, control, square_sums};
 use qdetr::models::config::Attention;
 use qdetr::models::{BatchSize, ModelConfig, Results, detector, detr};
@@ -109,6 +112,19 @@ pub(super) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
     Ok(all.subjects)
 }
 
+/// One product of `[rows, terms, columns]`: in floats, and of 4-bit codes with f32 sums.
+pub(super) fn products([m, k, n]: [usize; 3], precision: Precision) -> Vec<Subject> {
+    let subject = |op: Arc<dyn Op>, types| Subject { op, types, data: None, uses: BTreeMap::from([("product", 1)]) };
+    let types = |dtype| [[m, k], [n, k]].map(|shape| TensorType::new(shape, dtype)).to_vec();
+    let floats = Linear { epilogue: Epilogue::default(), to: None };
+    let arithmetic = Arithmetic { bits: LowBits { x: 4, w: 4 }, epilogue: Epilogue::default(), to: DType::F32, requantize: None };
+    let states = [1, n].map(|rows| TensorType::f32([rows, 4]));
+    vec![
+        subject(Arc::new(floats), types(precision.dtype())),
+        subject(Arc::new(IntegerLinear { arithmetic }), [types(DType::I8), states.to_vec()].concat()),
+    ]
+}
+
 #[derive(Default)]
 struct Collected {
     subjects: Vec<Subject>,
@@ -185,6 +201,14 @@ fn optimizer(parameters: usize) -> Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_product_of_given_sizes_is_timed_in_floats_and_on_codes() {
+        let subjects = products([3, 16, 8], Precision::F32);
+        let outputs: Vec<_> = subjects.iter().map(|s| (s.op.name(), s.outputs())).collect();
+        assert_eq!(outputs, [("linear", vec![TensorType::f32([3, 8])]), ("integer_linear", vec![TensorType::f32([3, 8])])]);
+        assert!(subjects.iter().all(|s| s.inputs().iter().map(Host::ty).eq(s.types.iter().copied())));
+    }
 
     #[test]
     fn every_op_of_the_table_is_a_subject_once() {
