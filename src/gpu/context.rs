@@ -140,7 +140,7 @@ impl Gpu {
         &self.0.pipelines
     }
 
-    pub(super) fn disk(&self) -> &DiskCache {
+    pub(crate) fn disk(&self) -> &DiskCache {
         &self.0.disk
     }
 

@@ -5,7 +5,8 @@ use super::{Dispatch, Gpu, byte_matrices};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use wgpu::{AdapterInfo, BindGroupLayout, BindingType, BufferBindingType, ComputePipeline, Device, PipelineCache, ShaderModule};
 
@@ -140,15 +141,17 @@ pub fn cache_folder() -> Option<PathBuf> {
 
 /// The driver's pipeline cache and its file. A cache that cannot be read or written costs time, never a run.
 #[derive(Debug)]
-pub(super) struct DiskCache {
+pub(crate) struct DiskCache {
     cache: Option<PipelineCache>,
     path: Option<PathBuf>,
+    /// Bytes that the file has: a cache that did not grow is not written again.
+    length: AtomicUsize,
 }
 
 impl DiskCache {
     pub(super) fn open(device: &Device, info: &AdapterInfo, disabled: bool) -> Self {
         if disabled || !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
-            return Self { cache: None, path: None };
+            return Self { cache: None, path: None, length: AtomicUsize::new(0) };
         }
         let path = cache_folder().zip(wgpu::util::pipeline_cache_key(info)).map(|(folder, key)| folder.join(key));
         let data = path.as_ref().and_then(|p| std::fs::read(p).ok());
@@ -156,16 +159,59 @@ impl DiskCache {
         // SAFETY: the data is what `get_data` gave for an adapter and driver of the same key; wgpu checks its header, and
         // falls back to an empty cache when it does not fit.
         let cache = unsafe { device.create_pipeline_cache(&descriptor) };
-        Self { cache: Some(cache), path }
+        Self { cache: Some(cache), path, length: AtomicUsize::new(data.map_or(0, |data| data.len())) }
     }
 
     fn save(&self) {
         let (Some(cache), Some(path)) = (&self.cache, &self.path) else { return };
         let Some(data) = cache.get_data() else { return };
-        let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&beside, data));
-        if written.and_then(|()| std::fs::rename(&beside, path)).is_err() {
-            let _ = std::fs::remove_file(&beside);
+        if self.length.swap(data.len(), Ordering::Relaxed) != data.len() {
+            write_beside(path, &data);
         }
+    }
+
+    /// Whether this number was the last to be kept.
+    pub(crate) fn is_proved(&self, proof: u64) -> bool {
+        let kept = self.proof().and_then(|path| std::fs::read_to_string(path).ok());
+        kept.is_some_and(|kept| kept.trim() == format!("{proof:016x}"))
+    }
+
+    /// Keeps a number beside the cache.
+    pub(crate) fn keep_proof(&self, proof: u64) {
+        if let Some(path) = self.proof() {
+            write_beside(&path, format!("{proof:016x}\n").as_bytes());
+        }
+    }
+
+    fn proof(&self) -> Option<PathBuf> {
+        self.path.as_ref().map(|path| path.with_extension("proved"))
+    }
+}
+
+/// Writes a file of the cache whole, or not at all.
+fn write_beside(path: &Path, data: &[u8]) {
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&beside, data));
+    if written.and_then(|()| std::fs::rename(&beside, path)).is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_is_kept_and_holds_for_its_number_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || DiskCache { cache: None, path: Some(folder.path().join("new/cache_of_a_card")), length: AtomicUsize::new(0) };
+        assert!(!open().is_proved(7));
+        open().keep_proof(7);
+        assert!(open().is_proved(7) && !open().is_proved(8));
+        open().keep_proof(8);
+        assert!(open().is_proved(8) && !open().is_proved(7));
+        let none = DiskCache { cache: None, path: None, length: AtomicUsize::new(0) };
+        none.keep_proof(7);
+        assert!(!none.is_proved(7));
     }
 }

@@ -1,7 +1,7 @@
 //! Does this device compute correctly? Cases of the op table against the CPU twins, and whole graphs node by node.
 
 use super::{Graph, Op, Origin, Params, Plan, PlanOptions, Scratch, Values, Var, interpret::run_node};
-use crate::gpu::Gpu;
+use crate::gpu::{Dispatch, Gpu};
 use crate::tensor::compare::{Tolerance, compare};
 use crate::tensor::{DType, Host, TensorType};
 use crate::{Error, Result};
@@ -69,6 +69,11 @@ pub struct Outcome {
 /// # Errors
 /// A failure of the device; a wrong result is an [`Outcome`], not an error.
 pub fn check_case(gpu: &Gpu, case: &Case) -> Result<Vec<Outcome>> {
+    check_kernels(gpu, case, &|_| true)
+}
+
+/// The same for the wanted ones among the kernels.
+pub(crate) fn check_kernels(gpu: &Gpu, case: &Case, wanted: &dyn Fn(&Dispatch) -> bool) -> Result<Vec<Outcome>> {
     let mut graph = Graph::new();
     let name = |i: usize| format!("{i:02}");
     let inputs: Vec<_> = case.inputs.iter().enumerate().map(|(i, h)| graph.input(&name(i), h.ty())).collect();
@@ -84,11 +89,11 @@ pub fn check_case(gpu: &Gpu, case: &Case) -> Result<Vec<Outcome>> {
         return Err(Error::Driver(format!("{}: this device has no kernel for it", case.name())));
     }
     let values: Values = case.inputs.iter().enumerate().map(|(i, h)| (name(i), h.clone())).collect();
-    let outcome = |(variant, kernel): (usize, &crate::gpu::Dispatch)| {
+    let outcome = |(variant, kernel): (usize, &Dispatch)| {
         let result = check_variant(gpu, &graph, &values, &expected, case.tolerance, variant)?;
         Ok(Outcome { kernel: kernel.source.name, result })
     };
-    kernels.iter().enumerate().map(outcome).collect()
+    kernels.iter().enumerate().filter(|(_, kernel)| wanted(kernel)).map(outcome).collect()
 }
 
 fn check_variant(

@@ -38,9 +38,12 @@ pub mod unary;
 
 pub use gemm::Layout;
 
-use crate::gpu::{Gpu, Tier};
-use crate::graph::check::{Family, check_case};
+use crate::gpu::shader::compose;
+use crate::gpu::{Dispatch, Gpu, Tier};
+use crate::graph::check::{Case, Family, check_kernels};
+use crate::tensor::{Host, TensorType};
 use crate::{Error, Result};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Every family.
 pub const TABLE: &[Family] = &[
@@ -72,7 +75,8 @@ pub const TABLE: &[Family] = &[
 ];
 
 /// Whether the kernels that need extensions compute correctly on this device: a tiny case through each of them. Drivers have
-/// listed cooperative matrices that they then computed wrongly. `None` when all is well, otherwise what is wrong.
+/// listed cooperative matrices that they then computed wrongly. `None` when all is well, otherwise what is wrong. A proof holds for the
+/// adapter, its driver and the text of the kernels, and is kept beside the pipeline cache.
 ///
 /// # Errors
 /// A failure of the device other than a refused shader.
@@ -80,8 +84,14 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     if !gpu.capabilities().allows(Tier::Matrix) {
         return Ok(None);
     }
-    for case in [linear::matrix_case(), integer::matrix_case(), heads::matrix_case()] {
-        let outcomes = match check_case(gpu, &case) {
+    let cases = [linear::matrix_case(), integer::matrix_case(), heads::matrix_case()];
+    let needs_proof = |kernel: &Dispatch| kernel.tier == Tier::Matrix;
+    let proof = fingerprint(gpu, &cases, &needs_proof);
+    if gpu.disk().is_proved(proof) {
+        return Ok(None);
+    }
+    for case in cases {
+        let outcomes = match check_kernels(gpu, &case, &needs_proof) {
             Ok(outcomes) => outcomes,
             Err(Error::Driver(what)) => return Ok(Some(what)),
             Err(error) => return Err(error),
@@ -90,5 +100,19 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
             return Ok(Some(wrong));
         }
     }
+    gpu.disk().keep_proof(proof);
     Ok(None)
+}
+
+/// A number for this driver and the texts of the wanted kernels of some cases.
+fn fingerprint(gpu: &Gpu, cases: &[Case], wanted: &dyn Fn(&Dispatch) -> bool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let info = gpu.info();
+    [&info.name, &info.driver, &info.driver_info].hash(&mut hasher);
+    for case in cases {
+        let types: Vec<TensorType> = case.inputs.iter().map(Host::ty).collect();
+        let kernels = case.op.kernels(&types, &case.op.outputs(&types), gpu.capabilities());
+        kernels.iter().filter(|kernel| wanted(kernel)).for_each(|kernel| compose(kernel).hash(&mut hasher));
+    }
+    hasher.finish()
 }

@@ -17,10 +17,17 @@
 //!
 //! The last few percent of subgroups of 64 × 64 are left, because half as many tiles suit fewer layers.
 //!
-//! In DETR-R50 4-4-8, batch 8, µs of a layer: 128 × 64 tiles by 8 subgroups of 32 × 32 and slices of 128 are slower everywhere (149 for
-//! a 3×3 convolution of 256 channels that takes [`LARGE`] 125), 64 × 64 with slices of 64 as well (197). Where the sums are of 64 codes
-//! and a residual is added (`layer1`'s last convolutions), [`NARROW`] takes 307, with residuals read behind the sums 331, [`LARGE`]
-//! with slices of 64 338; elsewhere reading residuals early changes nothing or costs registers.
+//! In DETR-R50 4-4-8, batch 8, µs of a layer:
+//!
+//! | what | 3×3 of 256 channels, 50 × 67 | 64 → 256, 200 × 267, residual | 128 → 512, 100 × 134, residual | 256 → 1024, 50 × 67, residual |
+//! | --- | --- | --- | --- | --- |
+//! | [`LARGE`] | 105 | | 199 | 115 |
+//! | the same, slices of 64 | 124 | 356 | 204 | 125 |
+//! | [`NARROW`]; residuals read behind the sums | 115; 115 | 283; 285 | 169; 160 | 111; 105 |
+//! | [`SMALL`] with slices of 64; residuals read before the sums | 133; 133 | 281; 273 | 157; 176 | 104; 114 |
+//! | 128 × 64 tile, 8 subgroups of 32 × 32, slices of 128 (without the two lines below) | 149 | 415 | 209 | 130 |
+//! | strips of 32 × 32 sums in place of 16 × 32: fewer workgroups at a time | 125 | 307 | 200 | 115 |
+//! | validity of rows and taps tested for each chunk | as above | as above | as above | as above |
 
 use crate::gpu::{Capabilities, Dispatch};
 use crate::kernels::gemm::matrix::Narrow;
@@ -54,6 +61,9 @@ const BUSY: usize = 100;
 /// The same of the others, which are half as large or less.
 const BUSY_SMALL: usize = 2 * BUSY;
 
+/// Sums that are so short that reading and writing take longer: more workgroups at a time hide it better.
+const SHORT: usize = 256;
+
 impl Variant {
     fn lanes(self) -> usize {
         32 * self.subgroups
@@ -68,7 +78,7 @@ impl Variant {
 /// All variants for a product, best first.
 fn variants_of(product: &Product) -> Vec<Variant> {
     let busy = |v: &Variant| product.tiles(v.tile) >= if *v == LARGE { BUSY } else { BUSY_SMALL };
-    let long = product.k > NARROW.slice;
+    let long = product.k > SHORT;
     let best = if long && product.n > NARROW.tile.n && busy(&LARGE) {
         LARGE
     } else if (!long || product.n <= NARROW.tile.n) && busy(&NARROW) {
