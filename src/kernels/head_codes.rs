@@ -319,6 +319,7 @@ pub fn cases() -> Vec<Case> {
         [1, 40, 1100, 2, 32],
         [1, 33, 601, 1, 40],
         [4400, 3, 5, 16, 2],
+        [1, 34, 70, 2, 32],
     ];
     shapes.into_iter().enumerate().flat_map(|(i, shape)| cases_of(shape, i as u64)).collect()
 }

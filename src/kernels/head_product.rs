@@ -158,9 +158,11 @@ impl HeadProduct {
 
     /// Adds what all kernels share: tiles, parameters, what happens to the sums, bindings and the grid.
     pub(super) fn place(&self, dispatch: Dispatch, [m, n]: [usize; 2]) -> Dispatch {
+        // Codes are made from floats that are rounded to the type without having it.
+        let stored = if self.codes.is_some() { DType::F32 } else { self.y.dtype };
         let dispatch = dispatch
-            .element("element_y", self.y.dtype)
-            .wide("element_y2", self.y.dtype, 2)
+            .element("element_y", stored)
+            .wide("element_y2", stored, 2)
             .constant("TILE_M", m)
             .constant("TILE_N", n)
             .flag("PRIOR", matches!(self.extra, Extra::Prior(_)))

@@ -171,6 +171,7 @@ pub(super) fn cases() -> Vec<Case> {
         ([1, 17, 19, 16], [68, 3, 3], window(1, 1), 4),
         ([1, 1, 300, 72], [136, 1, 1], None, 2),
         ([1, 17, 19, 16], [72, 3, 3], window(1, 1), 4),
+        ([1, 1, 256, 40], [72, 1, 1], None, 1),
     ];
     let mut cases = Vec::new();
     for (i, (image, [n, kh, kw], window, splits)) in shapes.into_iter().enumerate() {
