@@ -7,7 +7,7 @@
 //! - [`IntegerMix`]: `y[b, n, c] = alpha_p · alpha_v · Σ_s (p[b, h, n, s] − z_p) · (v[b, s, c] − z_v)`, or the codes of that.
 //!
 //! Shapes: q `[B, N, C]`, k and v `[B, S, C]`, map p `[B, h, N, S]`, all i8; y in f32 or f16. A map may be padded: its rows are then
-//! [`padded`] columns long, so that they are read and written in whole vectors, of which the first S count. **Exactness**: the sum is an exact integer,
+//! `padded` columns long, so that they are read and written in whole vectors, of which the first S count. **Exactness**: the sum is an exact integer,
 //! rounded once to f32 and multiplied once with a factor that is rounded itself: the same bits from the twins, all kernels
 //! and all devices. Dropout has its place before the map's quantizer: softmax, dropout, quantize, mix.
 //!

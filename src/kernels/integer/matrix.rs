@@ -84,8 +84,8 @@ fn variants_of(product: &Product) -> Vec<Variant> {
     } else if (!long || product.n <= NARROW.tile.n) && busy(&NARROW) {
         NARROW
     } else {
-        let small = [SMALL, PAIRS, FOURS].into_iter().filter(|v| product.k >= v.slice);
-        small.clone().find(busy).or(small.last()).unwrap_or(SMALL)
+        let mut small = [SMALL, PAIRS, FOURS].into_iter().filter(|v| product.k >= v.slice);
+        small.clone().find(busy).or(small.next_back()).unwrap_or(SMALL)
     };
     [best].into_iter().chain([LARGE, NARROW, SMALL, PAIRS, FOURS].into_iter().filter(|&v| v != best)).collect()
 }
