@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | 128 × 128 tile, 8 subgroups of 64 × 32, slices of 64 codes | 332 |
 //! | the same, slices of 128, steps of the slice written out; as a loop | 449; 469 |
-//! | the same as a loop, chunks under way in an array; matrices in an array, too, 64 × 64 | 330; 58 |
+//! | the same as a loop, matrices and the chunks under way in arrays; with subgroups of 64 × 64 | 330; 58 |
 //! | 128 × 128 tile, 4 subgroups of 64 × 64, slices of 64; of 128 | 476; 462 |
 //! | 256 × 128 or 128 × 256 tile, subgroups of 64 × 64, slices of 64 | 486 |
 //! | two slices in workgroup memory, one barrier each | 363 to 400 |
@@ -25,9 +25,11 @@
 //! | the same, slices of 64 | 124 | 356 | 204 | 125 |
 //! | [`NARROW`]; residuals read behind the sums | 115; 115 | 283; 285 | 169; 160 | 111; 105 |
 //! | [`SMALL`] with slices of 64; residuals read before the sums | 133; 133 | 281; 273 | 157; 176 | 104; 114 |
-//! | 128 × 64 tile, 8 subgroups of 32 × 32, slices of 128 (without the two lines below) | 149 | 415 | 209 | 130 |
-//! | strips of 32 × 32 sums in place of 16 × 32: fewer workgroups at a time | 125 | 307 | 200 | 115 |
-//! | validity of rows and taps tested for each chunk | as above | as above | as above | as above |
+//! | before: strips of 32 × 32 sums, which leave room for fewer workgroups, and every chunk's place tested; the best tile | 125 | 307 | 187 | 113 |
+//! | then also 128 × 64, 8 subgroups of 32 × 32, slices of 128 | 149 | 415 | 209 | 130 |
+//!
+//! So residuals read early pay no more, and [`SMALL`] with slices of 64 would win where residuals are added: both are to be taken up where a
+//! device can check them.
 
 use crate::gpu::{Capabilities, Dispatch};
 use crate::kernels::gemm::matrix::Narrow;
