@@ -350,9 +350,9 @@ fn bench_kernels_times_only_a_strangers_shader_that_is_right() {
     let path = folder.path().join("own.wgsl");
     let with = |text: &str| {
         fs::write(&path, text).expect("it is written");
-        run(bench_kernels(args!["--shader", &path]))
+        run(args!["bench", "kernels", "--quick", "--runs", "2", "--filter", "unary Unary", "--shader", &path])
     };
-    let ours = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/softmax.wgsl")).expect("ours");
+    let ours = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/unary.wgsl")).expect("ours");
     let right = with(&ours);
     assert!(right.code == Some(0) && right.out.contains("own.wgsl") && right.out.contains("run-time checks"), "{right:?}");
     let fails = |text: &str, word: &str| {
@@ -360,11 +360,11 @@ fn bench_kernels_times_only_a_strangers_shader_that_is_right() {
         assert_eq!((run.code, run.out.as_str()), (Some(1), ""), "{run:?}");
         assert!(run.err.contains("own.wgsl") && run.err.contains(word) && !run.err.contains("bug in qdetr"), "no `{word}`: {run:?}");
     };
-    fails(&ours.replace("@binding(3)", "@binding(7)"), "holes");
+    fails(&ours.replace("@binding(2)", "@binding(7)"), "holes");
     fails(&ours.replace("read_write>", "read>"), "");
     fails("#import nothing.wgsl", "common/index.wgsl");
     fails("fn main( {", "expected");
     fails(&ours.replace("exp(", "sin("), "CPU twin");
-    let ambiguous = run(args!["bench", "kernels", "--quick", "--filter", "softmax", "--shader", &path]);
-    ambiguous.fails(2, &["--filter", "softmax_backward.wgsl"]);
+    let ambiguous = run(args!["bench", "kernels", "--quick", "--filter", "unary", "--shader", &path]);
+    ambiguous.fails(2, &["--filter", "unary_backward.wgsl"]);
 }
