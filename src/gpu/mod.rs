@@ -4,6 +4,7 @@
 //! - [`Dispatch`]: one kernel launch as plain data: shader source, constants, parameters, grid.
 //! - [`Pipeline`]: a compiled shader, cached in memory by its text and on disk by the driver.
 //! - [`shader`]: how WGSL files are composed and what is read back from them.
+//! - `byte_matrices`: cooperative matrices of bytes, which WGSL cannot name: SPIR-V is retyped on its way to the driver.
 //!
 //! The only `unsafe` of the crate lives here: wgpu calls (trusted shader modules, SPIR-V of our own making, the pipeline cache),
 //! what Vulkan lists of cooperative matrices, and the memory map of weight files.
