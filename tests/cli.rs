@@ -41,6 +41,7 @@ fn the_help_names_every_subcommand_and_each_has_its_own() {
         "detect",
         "classify",
         "bench",
+        "tune",
         "forward",
         "plan",
         "trace",

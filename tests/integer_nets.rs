@@ -161,7 +161,7 @@ impl Net {
 
 fn run(graph: &Graph, values: &Values, variant: usize) -> Values {
     let params = Params::upload(gpu(), &Values::new()).expect("the device works");
-    let options = PlanOptions { variant, ..PlanOptions::default() };
+    let options = PlanOptions { variant: Some(variant), ..PlanOptions::default() };
     let plan = Plan::compile(gpu(), graph, &params, &mut Scratch::default(), options).expect("the device works");
     plan.poison(0x7FC0_1234);
     plan.call(values).expect("the device works")

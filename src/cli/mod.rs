@@ -24,10 +24,12 @@ mod start;
 mod trace;
 mod train;
 mod training;
+mod tune;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
 use output::is_closed_pipe;
-use qdetr::gpu::{Gpu, Options, Select, Tier};
+use qdetr::gpu::{Gpu, Options, Select, Tier, Tuned};
 use qdetr::nn::Precision;
 use qdetr::{Result, kernels};
 use std::process::ExitCode;
@@ -68,6 +70,8 @@ enum Command {
     Eval(eval::Eval),
     /// Measure speed and memory
     Bench(bench::Bench),
+    /// Time all kernels of a model on this GPU, and keep which are faster than the default for --tuned
+    Tune(tune::Tune),
     /// Run a network on tensors from a file and write its answers to a file, for comparison with PyTorch
     Forward(forward::Forward),
     /// Print what a run does, step by step, and its memory
@@ -87,6 +91,9 @@ pub(crate) struct DeviceArgs {
     /// The best kernels to use [default: the best that the GPU has]
     #[arg(long, global = true)]
     tier: Option<Tier>,
+    /// Use the kernels that `qdetr tune` found to be faster on this GPU: floats may differ in their last bits
+    #[arg(long, global = true, action = ArgAction::SetTrue, env = "QDETR_TUNED", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    tuned: bool,
 }
 
 impl DeviceArgs {
@@ -97,7 +104,8 @@ impl DeviceArgs {
     /// What the device is opened with. In `QDETR_STRICT_WEBGPU` it gets WebGPU's default limits and no extensions.
     pub(crate) fn options(&self) -> Options {
         let webgpu_only = std::env::var_os("QDETR_STRICT_WEBGPU").is_some();
-        Options { select: self.select(), tier: self.tier, webgpu_only, ..Options::default() }
+        let tuned = if self.tuned { Tuned::file() } else { None };
+        Options { select: self.select(), tier: self.tier, webgpu_only, tuned, ..Options::default() }
     }
 
     /// Opens the device.
@@ -115,7 +123,7 @@ impl DeviceArgs {
         }
         let Some(wrong) = kernels::prove(&gpu)? else { return Ok(gpu) };
         eprintln!("warning: this driver computes cooperative matrices wrongly, going on without them ({wrong})");
-        Gpu::open(&Options { select: self.select(), tier: Some(Tier::Packed), ..Options::default() })
+        Gpu::open(&Options { tier: Some(Tier::Packed), ..self.options() })
     }
 }
 
@@ -155,6 +163,7 @@ impl Command {
             Self::Detect(args) => args.run(device),
             Self::Classify(args) => args.run(device),
             Self::Bench(args) => args.run(device),
+            Self::Tune(args) => args.run(device),
             Self::Forward(args) => args.run(device),
             Self::Plan(args) => args.run(device),
             Self::Trace(args) => args.run(device),

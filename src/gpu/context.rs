@@ -1,9 +1,11 @@
 //! The opened device.
 
 use super::pipeline::{DiskCache, Pipeline};
+use super::tuned::{Choices, Tuned};
 use super::{Capabilities, Select, Tier, adapter};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use wgpu::{AdapterInfo, Device, ExperimentalFeatures, Limits, Queue};
@@ -23,6 +25,9 @@ pub struct Options {
     pub webgpu_only: bool,
     /// Refuse buffers beyond so many bytes in all, as a device with less memory does.
     pub most_memory: Option<u64>,
+    /// Take the kernels that this file names for the device: [`Tuned::file`] is that of `qdetr tune`. `None` for the fixed default, which
+    /// repeats everywhere.
+    pub tuned: Option<PathBuf>,
 }
 
 /// One opened GPU. Cheap to clone; all clones are the same device.
@@ -40,6 +45,7 @@ struct Inner {
     most_memory: Option<u64>,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     disk: DiskCache,
+    tuned: Choices,
     failure: Arc<Mutex<Option<Failure>>>,
     counters: Counters,
 }
@@ -82,6 +88,7 @@ impl Gpu {
             .map_err(|e| Error::Adapter(format!("{} ({:?}) could not be opened: {e}", info.name, info.backend)))?;
         let failure = watch(&device);
         let disk = DiskCache::open(&device, &info, options.no_disk_cache);
+        let tuned = options.tuned.as_deref().map(|path| Tuned::read(path).of(&info, capabilities.tier)).unwrap_or_default();
         let inner = Inner {
             device,
             queue,
@@ -92,6 +99,7 @@ impl Gpu {
             most_memory: options.most_memory,
             pipelines: Mutex::default(),
             disk,
+            tuned,
             failure,
             counters: Counters::default(),
         };
@@ -142,6 +150,10 @@ impl Gpu {
 
     pub(crate) fn disk(&self) -> &DiskCache {
         &self.0.disk
+    }
+
+    pub(super) fn tuned(&self) -> &Choices {
+        &self.0.tuned
     }
 
     /// Waits for all submitted work.

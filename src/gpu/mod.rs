@@ -3,6 +3,7 @@
 //! - [`Gpu`]: one opened device with its [`Capabilities`] and [`Counters`]; choose it with [`Select`].
 //! - [`Dispatch`]: one kernel launch as plain data: shader source, constants, parameters, grid.
 //! - [`Pipeline`]: a compiled shader, cached in memory by its text and on disk by the driver.
+//! - [`Tuned`]: which kernels were measured to be faster than the default ones, kept beside that cache and used when asked for.
 //! - [`shader`]: how WGSL files are composed and what is read back from them.
 //! - `byte_matrices`: cooperative matrices of bytes, which WGSL cannot name: SPIR-V is retyped on its way to the driver.
 //!
@@ -17,6 +18,7 @@ mod dispatch;
 mod memory;
 mod pipeline;
 pub mod shader;
+mod tuned;
 
 pub use adapter::{Select, adapters};
 pub use capabilities::{Capabilities, Tier};
@@ -24,3 +26,4 @@ pub use context::{Counters, Gpu, Options};
 pub use dispatch::{Dispatch, Words};
 pub use memory::ReadBack;
 pub use pipeline::{Pipeline, cache_folder};
+pub use tuned::Tuned;

@@ -1,6 +1,6 @@
 //! Does this device compute correctly? Cases of the op table against the CPU twins, and whole graphs node by node.
 
-use super::{Graph, Op, Origin, Params, Plan, PlanOptions, Scratch, Values, Var, interpret::run_node};
+use super::{Graph, Op, Origin, Params, Plan, PlanOptions, Scratch, Values, Var, interpret::run_node, node_name};
 use crate::gpu::{Dispatch, Gpu};
 use crate::tensor::compare::{Tolerance, compare};
 use crate::tensor::{DType, Host, TensorType};
@@ -28,8 +28,7 @@ impl Case {
 
     /// The name by which `qdetr check --filter` finds the case: op, attributes and input types.
     pub fn name(&self) -> String {
-        let types: Vec<String> = self.inputs.iter().map(|h| h.ty().to_string()).collect();
-        format!("{} {:?}({})", self.op.name(), self.op, types.join(", "))
+        node_name(&*self.op, &self.inputs.iter().map(Host::ty).collect::<Vec<_>>())
     }
 
     /// The same case with its float inputs in f16 and a tolerance that f16 can hold.
@@ -105,7 +104,7 @@ fn check_variant(
     variant: usize,
 ) -> Result<Result<f32, String>> {
     let params = Params::upload(gpu, &Values::new())?;
-    let options = PlanOptions { variant, guards: true, keep_all: false };
+    let options = PlanOptions { variant: Some(variant), guards: true, keep_all: false };
     let plan = Plan::compile(gpu, graph, &params, &mut Scratch::default(), options)?;
     let mut runs = Vec::new();
     for pattern in [0x7FC0_1234, 0xC0DE_4321] {

@@ -3,7 +3,7 @@
 use super::memory::MemoryPlan;
 use super::params::padded;
 use super::plan::{Scratch, Slice, Step};
-use super::{Graph, Links, Origin, Params, PlanOptions, Var};
+use super::{Graph, Links, Origin, Params, PlanOptions, Var, node_name};
 use crate::gpu::{Dispatch, Gpu, Pipeline};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -15,8 +15,9 @@ pub(super) fn choose_kernels(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> 
         let (inputs, outputs) = (graph.types(&node.inputs), graph.types(&node.outputs));
         let mut kernels = node.op.kernels(&inputs, &outputs, gpu.capabilities());
         kernels.retain(|k| gpu.capabilities().allows(k.tier));
-        let index = options.variant.min(kernels.len().saturating_sub(1));
         assert!(!kernels.is_empty(), "{}: no kernel for {} on this device", node.op.name(), super::ids(&inputs));
+        let tuned = || gpu.choice(|| node_name(&*node.op, &inputs), &kernels);
+        let index = options.variant.map_or_else(tuned, |n| n.min(kernels.len() - 1));
         kernels.swap_remove(index)
     };
     graph.nodes().iter().map(choose).collect()

@@ -33,7 +33,7 @@ pub use fuse::fuse;
 pub use halves::Halves;
 pub use interpret::{Values, interpret};
 pub use memory::Needs;
-pub use op::{Io, Op, ids};
+pub use op::{Io, Op, ids, node_name};
 pub use params::Params;
 pub use plan::{Encoded, Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
 pub use profile::StepTime;

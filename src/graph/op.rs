@@ -53,6 +53,11 @@ pub trait Op: Any + Debug + Send + Sync {
     }
 }
 
+/// What a node computes, as text: op, attributes and types of its inputs. The name of the op table's cases and of a tuned choice.
+pub fn node_name(op: &dyn Op, inputs: &[TensorType]) -> String {
+    format!("{} {op:?}({})", op.name(), ids(inputs))
+}
+
 /// The types of an op's inputs as text, for panics: `linear: …: f32[2, 3], f32[4, 5]`.
 pub fn ids(inputs: &[TensorType]) -> String {
     inputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")

@@ -30,8 +30,9 @@ pub struct Encoded {
 /// How to compile a plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlanOptions {
-    /// Which of an op's kernels to take: the `n`-th best, or the last when there are fewer. 0 is the normal choice.
-    pub variant: usize,
+    /// Which of an op's kernels to take: the `n`-th best, or the last when there are fewer. `None` is the normal choice: the best or, on a
+    /// device opened with [`Options::tuned`](crate::gpu::Options::tuned), the one that was measured to be faster.
+    pub variant: Option<usize>,
     /// Every value keeps a buffer of its own that the host can read: for tracing.
     pub keep_all: bool,
     /// Put guard words behind every scratch and output buffer: for checking.

@@ -16,7 +16,13 @@ pub(crate) struct Run {
 /// The command, ready for arguments.
 pub(crate) fn qdetr<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qdetr"));
-    command.args(args).env("QDETR_CACHE", "").env_remove("RUST_BACKTRACE").env_remove("QDETR_GPU").stdin(Stdio::null());
+    command
+        .args(args)
+        .env("QDETR_CACHE", "")
+        .env_remove("RUST_BACKTRACE")
+        .env_remove("QDETR_GPU")
+        .env_remove("QDETR_TUNED")
+        .stdin(Stdio::null());
     command
 }
 

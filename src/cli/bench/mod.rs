@@ -1,8 +1,10 @@
 //! `qdetr bench`: how fast, and where the time goes.
 
 mod kernels;
+pub(crate) mod measure;
 mod model;
 mod profile;
+pub(crate) mod subject;
 mod train;
 
 use super::DeviceArgs;
@@ -42,8 +44,8 @@ impl Bench {
 
 /// Times in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Times {
-    median: f64,
+pub(crate) struct Times {
+    pub(crate) median: f64,
     min: f64,
     max: f64,
 }

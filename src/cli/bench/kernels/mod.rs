@@ -4,17 +4,17 @@
 //! faster than the memory that the roofline was measured on.
 
 mod compare;
-mod measure;
 mod own;
 mod report;
 mod roofline;
-mod subjects;
+pub(super) mod subjects;
 
+use super::measure::{Bench, label};
+use super::subject::Subject;
 use crate::cli::DeviceArgs;
 use crate::cli::output::{print, print_json, progress};
 use clap::Args;
 use compare::Comparison;
-use measure::{Bench, label};
 use own::Own;
 use qdetr::data::image;
 use qdetr::files::write_whole;
@@ -28,7 +28,7 @@ use roofline::Roofline;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
-use subjects::{Sizes, Subject, products, subjects};
+use subjects::{Sizes, products, subjects};
 
 /// Arguments of `qdetr bench kernels`.
 #[derive(Args)]
@@ -158,7 +158,7 @@ impl BenchKernels {
             precision: self.precision,
             batch: self.batch as usize,
             runs: self.runs as usize,
-            clock: if capabilities.timestamps { "the GPU's timestamps" } else { "the host's clock" },
+            clock: bench.clock(),
             checked: self.shader.is_some(),
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             roofline,

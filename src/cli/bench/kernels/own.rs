@@ -1,7 +1,7 @@
 //! A user's variant of a kernel, in place of ours.
 
-use super::measure::Bench;
-use super::subjects::Subject;
+use crate::cli::bench::measure::Bench;
+use crate::cli::bench::subject::Subject;
 use qdetr::files::read_text;
 use qdetr::gpu::shader::{self, COMMON, Source};
 use qdetr::gpu::{Capabilities, Dispatch};

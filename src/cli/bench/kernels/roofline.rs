@@ -1,7 +1,7 @@
 //! What this device can do at most, measured.
 
-use super::measure::Bench;
-use super::subjects::numbers;
+use crate::cli::bench::measure::Bench;
+use crate::cli::bench::subject::numbers;
 use qdetr::gpu::{Dispatch, Tier};
 use qdetr::graph::Op;
 use qdetr::kernels::probe::Probe;

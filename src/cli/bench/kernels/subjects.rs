@@ -1,10 +1,11 @@
 //! What is timed: the distinct nodes of real models, forward and training, and of the optimizer; where none of them uses an op of
 //! the table, the op's largest test case.
 
+use crate::cli::bench::subject::{Collected, Subject};
 use crate::cli::train::ready_or_file;
 use qdetr::Result;
-use qdetr::graph::check::{Case, noise};
-use qdetr::graph::{Graph, Op, fold, fuse, ids};
+use qdetr::graph::check::Case;
+use qdetr::graph::{Graph, Op, fold, fuse};
 use qdetr::kernels::TABLE;
 use qdetr::kernels::epilogue::Epilogue;
 use qdetr::kernels::integer::{Arithmetic, Bits as LowBits, IntegerLinear};
@@ -20,72 +21,17 @@ use qdetr::train::{StepOptions, train_graph};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Random numbers that are drawn for an input; a larger one repeats them.
-const DRAWN: usize = 1 << 16;
-
-/// An op on given inputs.
-pub(super) struct Subject {
-    pub(super) op: Arc<dyn Op>,
-    pub(super) types: Vec<TensorType>,
-    /// Of a test case: its inputs.
-    data: Option<Vec<Host>>,
-    /// How often it stands in which graph.
-    pub(super) uses: BTreeMap<&'static str, usize>,
-}
-
-impl Subject {
-    /// Op, attributes and input types, as the names of the op table's cases.
-    pub(super) fn name(&self) -> String {
-        format!("{} {:?}({})", self.op.name(), self.op, ids(&self.types))
-    }
-
-    pub(super) fn outputs(&self) -> Vec<TensorType> {
-        self.op.outputs(&self.types)
-    }
-
-    /// What to compute on.
-    pub(super) fn inputs(&self) -> Vec<Host> {
-        let on_codes = self.types.iter().chain(&self.outputs()).any(|t| t.dtype == DType::I8);
-        self.data.clone().unwrap_or_else(|| numbers(&self.types, on_codes))
-    }
-
-    pub(super) fn needs_f16(&self) -> bool {
-        self.types.iter().chain(&self.outputs()).any(|t| t.dtype == DType::F16)
-    }
-}
-
-/// Numbers to compute on: floats in [-1, 1), small codes, ones for what may be an index or a mask and, `on_codes`, states of quantizers
-/// of some step and zero.
-pub(super) fn numbers(types: &[TensorType], on_codes: bool) -> Vec<Host> {
-    let draw = |(i, ty): (usize, &TensorType)| {
-        let n = ty.shape.len();
-        if ty.dtype == DType::U32 {
-            return Host::u32(ty.shape.dims(), vec![1; n]);
-        }
-        if on_codes && ty.dtype == DType::F32 && ty.shape.rank() == 2 && ty.shape.last() == 4 {
-            return Host::f32(ty.shape.dims(), [0.125, 8.0, -1.0, -1.0].into_iter().cycle().take(n).collect());
-        }
-        let drawn = noise([n.min(DRAWN)], i as u64).to_f32().into_owned();
-        let all = drawn.iter().cycle().take(n);
-        if ty.dtype == DType::I8 {
-            return Host::i8(ty.shape.dims(), all.map(|v| (v * 7.0) as i8).collect());
-        }
-        Host::from_f32(*ty, all.copied().collect())
-    };
-    types.iter().enumerate().map(draw).collect()
-}
-
 /// The sizes that are asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) batch: usize,
-    pub(super) precision: Precision,
+pub(in crate::cli::bench) struct Sizes {
+    pub(in crate::cli::bench) batch: usize,
+    pub(in crate::cli::bench) precision: Precision,
     /// Small enough for a driver on the CPU.
-    pub(super) quick: bool,
+    pub(in crate::cli::bench) quick: bool,
 }
 
 /// All subjects, in the order of the graphs.
-pub(super) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
+pub(in crate::cli::bench) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
     let mut all = Collected::default();
     let small = ready_or_file("bccd-detr")?.model;
     let large = ModelConfig::detr("resnet50")?;
@@ -125,13 +71,6 @@ pub(super) fn products([m, k, n]: [usize; 3], precision: Precision) -> Vec<Subje
     ]
 }
 
-#[derive(Default)]
-struct Collected {
-    subjects: Vec<Subject>,
-    /// Where a subject is in the list.
-    known: BTreeMap<String, usize>,
-}
-
 impl Collected {
     /// The forward and the training step of a model; `new_ops` leaves out ops that were met before.
     fn model(&mut self, names: [&'static str; 2], config: &ModelConfig, size: BatchSize, precision: Precision, new_ops: bool) {
@@ -143,18 +82,6 @@ impl Collected {
         let fused = fuse(&training.graph);
         let folded = fold(&fused, &|name| training.trained.contains_key(name)).graph;
         self.graph(names[1], &folded, new_ops);
-    }
-
-    fn graph(&mut self, name: &'static str, graph: &Graph, new_ops: bool) {
-        let met: BTreeSet<&str> = self.subjects.iter().map(|s| s.op.name()).collect();
-        for node in graph.nodes().iter().filter(|node| !new_ops || !met.contains(node.op.name())) {
-            let subject = Subject { op: node.op.clone(), types: graph.types(&node.inputs), data: None, uses: BTreeMap::new() };
-            let index = *self.known.entry(subject.name()).or_insert(self.subjects.len());
-            if index == self.subjects.len() {
-                self.subjects.push(subject);
-            }
-            *self.subjects[index].uses.entry(name).or_default() += 1;
-        }
     }
 
     /// The largest case in f32 of each op that no graph has.

@@ -1,7 +1,7 @@
 //! Checking and timing of one kernel.
 
-use super::subjects::Subject;
-use crate::cli::bench::Times;
+use super::Times;
+use super::subject::Subject;
 use qdetr::Result;
 use qdetr::gpu::{Capabilities, Dispatch, Gpu, shader};
 use qdetr::graph::check::{Case, check_case};
@@ -19,8 +19,8 @@ const WARM_UP: usize = 3;
 const WARM_TIME: Duration = Duration::from_millis(100);
 
 /// Times kernels on a device, each text compiled once and each kernel checked once.
-pub(super) struct Bench {
-    pub(super) gpu: Gpu,
+pub(crate) struct Bench {
+    pub(crate) gpu: Gpu,
     runs: usize,
     cases: Cases,
     /// Milliseconds to compile, by text.
@@ -30,14 +30,19 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new(gpu: Gpu, runs: usize) -> Self {
+    pub(crate) fn new(gpu: Gpu, runs: usize) -> Self {
         let cases = Cases::of(*gpu.capabilities());
         Self { gpu, runs, cases, compiled: BTreeMap::new(), checked: BTreeMap::new() }
     }
 
     /// The kernels that this device has for a subject, best first.
-    pub(super) fn kernels(&self, subject: &Subject) -> Vec<Dispatch> {
+    pub(crate) fn kernels(&self, subject: &Subject) -> Vec<Dispatch> {
         kernels(&*subject.op, &subject.types, self.gpu.capabilities())
+    }
+
+    /// Whose clock [`Bench::time`] reads; the host's counts submitting and waiting too.
+    pub(crate) fn clock(&self) -> &'static str {
+        if self.gpu.capabilities().timestamps { "the GPU's timestamps" } else { "the host's clock" }
     }
 
     /// See [`Cases::with`].
@@ -46,7 +51,7 @@ impl Bench {
     }
 
     /// What is wrong with a kernel on the smallest case of the op table that it computes; `None` when it is right.
-    pub(super) fn check(&mut self, op: &str, kernel: &Dispatch) -> Result<Option<String>> {
+    pub(crate) fn check(&mut self, op: &str, kernel: &Dispatch) -> Result<Option<String>> {
         let key = (format!("{op} {}", label(kernel)), kernel.f16);
         if let Some(known) = self.checked.get(&key) {
             return Ok(known.clone());
@@ -72,14 +77,13 @@ impl Bench {
         Ok(ms)
     }
 
-    /// Microseconds of an op's `variant`-th kernel: by the GPU's timestamps or, where it has none, by the host's clock, which
-    /// counts submitting and waiting too.
-    pub(super) fn time(&self, op: &Arc<dyn Op>, inputs: &[Host], variant: usize) -> Result<Times> {
+    /// Microseconds of an op's `variant`-th kernel: by the GPU's timestamps or, where it has none, by the host's clock.
+    pub(crate) fn time(&self, op: &Arc<dyn Op>, inputs: &[Host], variant: usize) -> Result<Times> {
         let mut graph = Graph::new();
         let vars: Vec<_> = inputs.iter().enumerate().map(|(i, host)| graph.input(&i.to_string(), host.ty())).collect();
         graph.apply_all(op.clone(), &vars);
         let params = Params::upload(&self.gpu, &Values::new())?;
-        let options = PlanOptions { variant, ..PlanOptions::default() };
+        let options = PlanOptions { variant: Some(variant), ..PlanOptions::default() };
         let plan = Plan::compile(&self.gpu, &graph, &params, &mut Scratch::default(), options)?;
         inputs.iter().enumerate().for_each(|(i, host)| plan.write(&i.to_string(), host));
         let run = || if self.gpu.capabilities().timestamps { Ok(plan.profile()?[0].time_us) } else { self.time_on_host(&plan) };
@@ -141,7 +145,7 @@ impl Cases {
 }
 
 /// A kernel's file, the pieces that it is composed of, its tile and, on cooperative matrices, the k of a slice.
-pub(super) fn label(kernel: &Dispatch) -> String {
+pub(crate) fn label(kernel: &Dispatch) -> String {
     let stem = |name: &'static str| name.trim_end_matches(".wgsl").rsplit('/').next().unwrap_or_default();
     let tile = |line: &'_ str| {
         line.strip_prefix("const TILE_")
@@ -158,7 +162,7 @@ pub(super) fn label(kernel: &Dispatch) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::subjects::{Sizes, subjects};
+    use super::super::kernels::subjects::{Sizes, subjects};
     use super::*;
     use qdetr::gpu::Tier;
     use qdetr::graph::ids;
