@@ -13,10 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wgpu::DeviceType;
 
-/// Runs before those that count, at least.
+/// Runs before those that count.
 const WARM_UP: usize = 3;
-/// How long those runs last, at least, on hardware: an idle GPU has a fraction of its clock, and needs a while to get it back.
-const WARM_TIME: Duration = Duration::from_millis(100);
+/// How long hardware is kept busy before that: an idle GPU has a fraction of its clock, and needs a while to get it back. (On an H100,
+/// behind 100 ms of runs that were each waited for, a product had a fifth of the speed that it has when the card is busy.)
+const WARM_TIME: Duration = Duration::from_millis(300);
+/// Runs that are submitted in that time before one is waited for, so that there is no gap.
+const AT_ONCE: usize = 8;
 
 /// Times kernels on a device, each text compiled once and each kernel checked once.
 pub(crate) struct Bench {
@@ -87,12 +90,12 @@ impl Bench {
         let plan = Plan::compile(&self.gpu, &graph, &params, &mut Scratch::default(), options)?;
         inputs.iter().enumerate().for_each(|(i, host)| plan.write(&i.to_string(), host));
         let run = || if self.gpu.capabilities().timestamps { Ok(plan.profile()?[0].time_us) } else { self.time_on_host(&plan) };
-        let (started, mut runs) = (Instant::now(), 0);
-        let is_cold = || self.gpu.info().device_type != DeviceType::Cpu && started.elapsed() < WARM_TIME;
-        while runs < WARM_UP || is_cold() {
-            run()?;
-            runs += 1;
+        let started = Instant::now();
+        while self.gpu.info().device_type != DeviceType::Cpu && started.elapsed() < WARM_TIME {
+            (0..AT_ONCE).try_for_each(|_| plan.run())?;
+            self.gpu.wait()?;
         }
+        (0..WARM_UP).try_for_each(|_| run().map(|_| ()))?;
         Ok(Times::of((0..self.runs).map(|_| run()).collect::<Result<_>>()?))
     }
 
