@@ -17,7 +17,7 @@
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`tensor`] | values without a device: shapes, element types, host tensors, the one place that compares numbers |
-//! | [`gpu`] | all that speaks wgpu and knows nothing of networks: device choice, capabilities, shader composition, pipelines |
+//! | [`gpu`] | all that speaks wgpu and knows nothing of networks: device choice, capabilities, shader composition, pipelines, what is kept of them between runs |
 //! | [`graph`] | the graph, the op contract, the reverse walk, folding and fusing, the memory plan, plans, the checkers |
 //! | [`kernels`] | the op table: one Rust file for each family of files in `shaders/`, with twin, gradient and test cases |
 //! | [`quant`] | quantizers before they are graphs: bits, granularity, where step sizes start, packed codes |

@@ -346,6 +346,20 @@ fn bench_kernels_tells_rates_and_compares_with_an_earlier_run() {
 }
 
 #[test]
+fn bench_kernels_times_a_product_of_given_sizes_and_refuses_others() {
+    let product = |sizes: &str| run(args!["bench", "kernels", "--runs", "1", format!("--product={sizes}")]);
+    let small = product("3x16x8");
+    assert!(small.code == Some(0) && small.out.contains("integer_linear") && small.out.contains("f32[3, 16]"), "{small:?}");
+    for wrong in ["", "3", "3x16", "0x16x8", "3x16x8x1", "3xx8", "-3x16x8", "3x16x99999999999999999999", "65536x65536x65536"] {
+        let run = product(wrong);
+        assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{run:?}");
+        assert!(run.err.contains("--product") && run.err.contains("such as 4096x4096x4096"), "{run:?}");
+    }
+    let both = run(args!["bench", "kernels", "--product", "3x16x8", "--batch", "2"]);
+    assert!(both.code == Some(2) && both.err.contains("--product") && both.err.contains("--batch"), "{both:?}");
+}
+
+#[test]
 fn bench_kernels_times_only_a_strangers_shader_that_is_right() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("own.wgsl");

@@ -2,6 +2,7 @@
 // with a changing index: compilers put those into memory.
 
 const ELEMENT_BITS = 32u / PER_WORD;
+const CHUNK_WORDS = CHUNK / PER_WORD;
 
 // A word that begins in the middle of one and ends in the next.
 fn funnel(low: u32, high: u32, shift: u32) -> u32 {

@@ -2,6 +2,7 @@
 
 use super::shader::{self, Access, Reflection};
 use super::{Dispatch, Gpu, byte_matrices};
+use crate::files::{read_text, write_whole};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use wgpu::{AdapterInfo, BindGroupLayout, BindingType, BufferBindingType, ComputePipeline, Device, PipelineCache, ShaderModule};
+
+/// The most that is read of a proof.
+const MAX_PROOF: u64 = 1 << 12;
 
 /// A compiled compute shader and the layout of its one bind group.
 #[derive(Debug)]
@@ -166,20 +170,19 @@ impl DiskCache {
         let (Some(cache), Some(path)) = (&self.cache, &self.path) else { return };
         let Some(data) = cache.get_data() else { return };
         if self.length.swap(data.len(), Ordering::Relaxed) != data.len() {
-            write_beside(path, &data);
+            keep(path, &data);
         }
     }
 
-    /// Whether this number was the last to be kept.
-    pub(crate) fn is_proved(&self, proof: u64) -> bool {
-        let kept = self.proof().and_then(|path| std::fs::read_to_string(path).ok());
-        kept.is_some_and(|kept| kept.trim() == format!("{proof:016x}"))
+    /// Whether this was the last proof to be kept.
+    pub(crate) fn is_proved(&self, proof: &str) -> bool {
+        self.proof().and_then(|path| read_text(&path, MAX_PROOF).ok()).is_some_and(|kept| kept.trim_end() == proof)
     }
 
-    /// Keeps a number beside the cache.
-    pub(crate) fn keep_proof(&self, proof: u64) {
+    /// Keeps a line beside the cache.
+    pub(crate) fn keep_proof(&self, proof: &str) {
         if let Some(path) = self.proof() {
-            write_beside(&path, format!("{proof:016x}\n").as_bytes());
+            keep(&path, format!("{proof}\n").as_bytes());
         }
     }
 
@@ -189,11 +192,9 @@ impl DiskCache {
 }
 
 /// Writes a file of the cache whole, or not at all.
-fn write_beside(path: &Path, data: &[u8]) {
-    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&beside, data));
-    if written.and_then(|()| std::fs::rename(&beside, path)).is_err() {
-        let _ = std::fs::remove_file(&beside);
+fn keep(path: &Path, data: &[u8]) {
+    if path.parent().is_none_or(|folder| std::fs::create_dir_all(folder).is_ok()) {
+        let _ = write_whole(path, |file| file.write_all(data));
     }
 }
 
@@ -202,16 +203,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proof_is_kept_and_holds_for_its_number_alone() {
+    fn a_proof_is_kept_and_holds_for_itself_alone() {
         let folder = tempfile::tempdir().unwrap();
         let open = || DiskCache { cache: None, path: Some(folder.path().join("new/cache_of_a_card")), length: AtomicUsize::new(0) };
-        assert!(!open().is_proved(7));
-        open().keep_proof(7);
-        assert!(open().is_proved(7) && !open().is_proved(8));
-        open().keep_proof(8);
-        assert!(open().is_proved(8) && !open().is_proved(7));
+        assert!(!open().is_proved("a card, kernels 7"));
+        open().keep_proof("a card, kernels 7");
+        assert!(open().is_proved("a card, kernels 7") && !open().is_proved("a card, kernels 8"));
+        open().keep_proof("a card, kernels 8");
+        assert!(open().is_proved("a card, kernels 8") && !open().is_proved("a card, kernels 7"));
+        std::fs::write(folder.path().join("new/cache_of_a_card.proved"), vec![b'7'; 1 << 20]).unwrap();
+        assert!(!open().is_proved("a card, kernels 8"));
         let none = DiskCache { cache: None, path: None, length: AtomicUsize::new(0) };
-        none.keep_proof(7);
-        assert!(!none.is_proved(7));
+        none.keep_proof("a card");
+        assert!(!none.is_proved("a card"));
     }
 }

@@ -14,6 +14,7 @@
 
 use super::{Dispatch, Tier};
 use naga::front::wgsl;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A WGSL file that is part of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +90,14 @@ pub fn compose(dispatch: &Dispatch) -> String {
         append(source, &mut imported, &mut text);
     }
     text
+}
+
+/// A number, in hex, for the texts of kernels: what is kept about them between runs holds for these alone. Another release of Rust may give
+/// another one.
+pub(crate) fn fingerprint<'a>(kernels: impl IntoIterator<Item = &'a Dispatch>) -> String {
+    let mut hasher = DefaultHasher::new();
+    kernels.into_iter().for_each(|kernel| compose(kernel).hash(&mut hasher));
+    format!("{:016x}", hasher.finish())
 }
 
 fn append(source: &Source, imported: &mut Vec<&'static str>, text: &mut String) {

@@ -1,13 +1,12 @@
 //! Which kernels were measured to be faster than the default ones: one file beside the pipeline cache, by device, driver and tier, then
 //! by node. A choice holds for the text of its kernel: a kernel that has changed since leaves the default in its place.
 
-use super::shader::compose;
+use super::shader::fingerprint;
 use super::{Dispatch, Gpu, Tier, cache_folder};
 use crate::files::{read_text, write_whole};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use wgpu::AdapterInfo;
@@ -64,7 +63,7 @@ impl Tuned {
         let choices = self.0.entry(device(gpu.info(), gpu.capabilities().tier)).or_default();
         match index {
             0 => choices.remove(&node),
-            _ => choices.insert(node, Choice { kernel: index, text: fingerprint(&kernels[index]) }),
+            _ => choices.insert(node, Choice { kernel: index, text: fingerprint([&kernels[index]]) }),
         };
     }
 
@@ -80,7 +79,7 @@ impl Gpu {
         if self.tuned().is_empty() || kernels.len() == 1 {
             return 0;
         }
-        let still_holds = |choice: &&Choice| kernels.get(choice.kernel).is_some_and(|kernel| fingerprint(kernel) == choice.text);
+        let still_holds = |choice: &&Choice| kernels.get(choice.kernel).is_some_and(|kernel| fingerprint([kernel]) == choice.text);
         self.tuned().get(&node()).filter(still_holds).map_or(0, |choice| choice.kernel)
     }
 }
@@ -88,10 +87,4 @@ impl Gpu {
 /// What a choice holds on. The tier decides which kernels there are.
 fn device(info: &AdapterInfo, tier: Tier) -> String {
     format!("{}, {} {}, {tier} tier", info.name, info.driver, info.driver_info)
-}
-
-fn fingerprint(kernel: &Dispatch) -> String {
-    let mut hasher = DefaultHasher::new();
-    compose(kernel).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
 }

@@ -38,12 +38,11 @@ pub mod unary;
 
 pub use gemm::Layout;
 
-use crate::gpu::shader::compose;
+use crate::gpu::shader::fingerprint;
 use crate::gpu::{Dispatch, Gpu, Tier};
 use crate::graph::check::{Case, Family, check_kernels};
 use crate::tensor::{Host, TensorType};
 use crate::{Error, Result};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Every family.
 pub const TABLE: &[Family] = &[
@@ -86,8 +85,8 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     }
     let cases = [linear::matrix_case(), integer::matrix_case(), heads::matrix_case()];
     let needs_proof = |kernel: &Dispatch| kernel.tier == Tier::Matrix;
-    let proof = fingerprint(gpu, &cases, &needs_proof);
-    if gpu.disk().is_proved(proof) {
+    let proof = subject_of_proof(gpu, &cases, &needs_proof);
+    if gpu.disk().is_proved(&proof) {
         return Ok(None);
     }
     for case in cases {
@@ -100,19 +99,17 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
             return Ok(Some(wrong));
         }
     }
-    gpu.disk().keep_proof(proof);
+    gpu.disk().keep_proof(&proof);
     Ok(None)
 }
 
-/// A number for this driver and the texts of the wanted kernels of some cases.
-fn fingerprint(gpu: &Gpu, cases: &[Case], wanted: &dyn Fn(&Dispatch) -> bool) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let info = gpu.info();
-    [&info.name, &info.driver, &info.driver_info].hash(&mut hasher);
-    for case in cases {
+/// What a proof is of: this driver, and the texts of the wanted kernels of some cases.
+fn subject_of_proof(gpu: &Gpu, cases: &[Case], wanted: &dyn Fn(&Dispatch) -> bool) -> String {
+    let kernels = |case: &Case| {
         let types: Vec<TensorType> = case.inputs.iter().map(Host::ty).collect();
-        let kernels = case.op.kernels(&types, &case.op.outputs(&types), gpu.capabilities());
-        kernels.iter().filter(|kernel| wanted(kernel)).for_each(|kernel| compose(kernel).hash(&mut hasher));
-    }
-    hasher.finish()
+        case.op.kernels(&types, &case.op.outputs(&types), gpu.capabilities())
+    };
+    let kernels: Vec<Dispatch> = cases.iter().flat_map(kernels).filter(wanted).collect();
+    let info = gpu.info();
+    format!("{}, {} {}, kernels {}", info.name, info.driver, info.driver_info, fingerprint(&kernels))
 }

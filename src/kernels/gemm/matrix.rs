@@ -2,7 +2,8 @@
 //!
 //! # Tried and left
 //!
-//! On NVIDIA's H100 (driver 580.159, 2026-11-26), f16, in TFLOP/s for 4096³ and for a 3×3 convolution 256 → 256 on 8 × 50 × 67:
+//! On NVIDIA's H100 (driver 580.159, 2026-11-26), f16, in TFLOP/s for 4096³ and for a 3×3 convolution 256 → 256 on 8 × 50 × 67, in a harness
+//! that is not kept, since most of these kernels are not (what is: `qdetr bench kernels --product 4096x4096x4096 --precision f16`):
 //!
 //! | what | memory | 4096³ | 3×3 |
 //! | --- | --- | --- | --- |
@@ -139,12 +140,11 @@ pub(crate) fn variants(
     let product = &narrow.map_or_else(|| product.clone(), |narrow| Product { k: narrow.k(), ..product.clone() });
     let pieces = narrow.map_or_else(|| staging(product), |narrow| Some(narrow.staging()));
     let Some(staging) = pieces.filter(|_| device.allows(Tier::Matrix)) else { return Vec::new() };
-    let words = if product.types[0] == DType::F16 { wgsl!("gemm/narrow_halves.wgsl") } else { wgsl!("gemm/narrow_codes.wgsl") };
     let is_padded = matches!(product.operands, Operands::Windows(window) if window.padding > 0);
     let kernel = |variant: Variant| {
         let dispatch = raw.into_iter().fold(kernel(variant, &staging), Dispatch::part);
         let dispatch = dispatch.flag("ALIGNED", narrow.is_none() && variant.is_aligned(product)).flag("PADDED", is_padded);
-        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, words));
+        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
         finish(product, dispatch, variant.tile).part(wgsl!("gemm/slices.wgsl"))
     };
     variants_of(product, narrow.is_some()).into_iter().map(kernel).collect()
@@ -184,9 +184,12 @@ impl Narrow {
     /// The pieces that load both operands.
     pub(crate) const LOADS: [Source; 2] = [wgsl!("gemm/x_narrow_chunks.wgsl"), wgsl!("gemm/w_narrow_chunks.wgsl")];
 
-    /// Adds what the loading pieces need; `words` says what a word holds, and what a chunk is.
-    pub(crate) fn parts(self, dispatch: Dispatch, words: Source) -> Dispatch {
-        dispatch.constant("RUN", self.run).constant("RUN_CHUNKS", self.chunks()).part(words).part(wgsl!("gemm/narrow.wgsl"))
+    /// Adds what the loading pieces need for elements of this type.
+    pub(crate) fn parts(self, dispatch: Dispatch, element: DType) -> Dispatch {
+        let per_word = 4 / element.size();
+        let words = if self.chunk / per_word == 4 { wgsl!("gemm/narrow_quads.wgsl") } else { wgsl!("gemm/narrow_pairs.wgsl") };
+        let dispatch = dispatch.constant("RUN", self.run).constant("RUN_CHUNKS", self.chunks()).constant("PER_WORD", per_word);
+        dispatch.part(words).part(wgsl!("gemm/narrow.wgsl"))
     }
 }
 

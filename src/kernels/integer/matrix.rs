@@ -2,7 +2,8 @@
 //!
 //! # Tried and left
 //!
-//! On an H100 (driver 580.159, 2026-11-26), codes, in TOP/s for 4096³:
+//! On an H100 (driver 580.159, 2026-11-26), codes, in TOP/s for 4096³, in a harness that is not kept, of kernels without an epilogue ([`LARGE`]
+//! with its own has 457: `qdetr bench kernels --product 4096x4096x4096 --precision f16`):
 //!
 //! | what | 4096³ |
 //! | --- | --- |
@@ -17,7 +18,8 @@
 //!
 //! The last few percent of subgroups of 64 × 64 are left, because half as many tiles suit fewer layers.
 //!
-//! In DETR-R50 4-4-8, batch 8, µs of a layer:
+//! In DETR-R50 4-4-8, batch 8, µs of a layer (`qdetr bench model --preset detr-resnet50 --precision f16 --bits 4-4-8 --batch 8 --profile --top 400`,
+//! with each variant in turn for all layers):
 //!
 //! | what | 3×3 of 256 channels, 50 × 67 | 64 → 256, 200 × 267, residual | 128 → 512, 100 × 134, residual | 256 → 1024, 50 × 67, residual |
 //! | --- | --- | --- | --- | --- |
@@ -121,7 +123,7 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
             .flag("ALIGNED", narrow.is_none() && along_k.is_multiple_of(variant.slice))
             .flag("PADDED", matches!(product.operands, Operands::Windows(window) if window.padding > 0));
         let dispatch = loads.into_iter().fold(dispatch, Dispatch::part);
-        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, wgsl!("gemm/narrow_bytes.wgsl")));
+        let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
         finish(dispatch, product, variant.tile)
     };
     variants_of(product).into_iter().map(kernel).collect()

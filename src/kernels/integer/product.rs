@@ -19,7 +19,7 @@ struct PackedTile {
     slice: usize,
 }
 
-/// Larger first. 8 × 8 results an invocation read fewer words for each from workgroup memory, and are slower all the same (H100, 4096³:
+/// Larger first. 8 × 8 results an invocation read fewer words for each from workgroup memory, and are slower all the same (H100, 2026-11-26, 9e51f2a, `bench kernels --product 4096x4096x4096`:
 /// 71 TOP/s on tiles of 128 × 128, 68 on 128 × 64; 4 × 4 give 88, of 103 that the device does without memory).
 const PACKED: [PackedTile; 2] =
     [PackedTile { tile: Tile { m: 64, n: 64 }, each: 4, slice: 16 }, PackedTile { tile: Tile { m: 32, n: 32 }, each: 4, slice: 16 }];

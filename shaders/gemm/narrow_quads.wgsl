@@ -1,6 +1,4 @@
-const PER_WORD = 2u;
-const CHUNK_WORDS = 4u;
-
+// A chunk is four words.
 fn packed(words: vec4<u32>) -> vec4<u32> {
     return words;
 }
