@@ -18,10 +18,11 @@ fn tap_x(first: u32, within: u32, group: u32) -> Place {
 
 fn load_x(row: RowX, tap: Place) -> RawX {
     let outside = outside_x();
-    // Of the image's line, and of the piece, what is left of the chunk.
+    // Of the image's line what is left of the chunk; of the piece too, if elements are floats, whose products with zeros may be NaN.
     let at = row.x * i32(p.channels) + tap.x;
     let first = clamp(-at, 0, i32(CHUNK));
-    let end = clamp(min(i32(p.width * p.channels) - at, i32(RUN) - tap.x), 0, i32(CHUNK));
+    let last = select(i32(RUN) - tap.x, i32(CHUNK), PER_WORD == 4u);
+    let end = clamp(min(i32(p.width * p.channels) - at, last), 0, i32(CHUNK));
     if row.y == OUTSIDE || u32(row.y + tap.y) >= p.height || first >= end {
         return outside;
     }
@@ -31,7 +32,7 @@ fn load_x(row: RowX, tap: Place) -> RawX {
     let shift = (u32(start) % PER_WORD) * ELEMENT_BITS;
     let least = (start + first) / i32(PER_WORD);
     let most = (start + end - 1) / i32(PER_WORD);
-    let w0 = x[clamp(word, least, most)];
+    let w0 = x[max(word, least)];
     let w1 = x[clamp(word + 1, least, most)];
     let w2 = x[clamp(word + 2, least, most)];
     var words = vec4<u32>(funnel(w0, w1, shift), funnel(w1, w2, shift), 0u, 0u);
@@ -40,6 +41,9 @@ fn load_x(row: RowX, tap: Place) -> RawX {
         let w4 = x[clamp(word + 4, least, most)];
         words.z = funnel(w2, w3, shift);
         words.w = funnel(w3, w4, shift);
+    }
+    if end - first == i32(CHUNK) {
+        return packed(words);
     }
     let kept = counted(first, end);
     return packed((words & kept) | (vec4<u32>(outside.x) & ~kept));

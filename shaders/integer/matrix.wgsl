@@ -58,7 +58,9 @@ fn fetch_x(rows: RowsX, k: u32, within: u32) -> Four {
     let tap = tap_x(k, within, 0u);
     var chunks = Four();
     chunks.a = load_x(rows.a, tap);
-    chunks.b = load_x(rows.b, tap);
+    if LOADS_X > 1u {
+        chunks.b = load_x(rows.b, tap);
+    }
     if LOADS_X > 2u {
         chunks.c = load_x(rows.c, tap);
         chunks.d = load_x(rows.d, tap);
@@ -70,7 +72,9 @@ fn fetch_w(rows: RowsW, k: u32, within: u32) -> Four {
     let tap = tap_w(k, within, 0u);
     var chunks = Four();
     chunks.a = load_w(rows.a, tap);
-    chunks.b = load_w(rows.b, tap);
+    if LOADS_W > 1u {
+        chunks.b = load_w(rows.b, tap);
+    }
     if LOADS_W > 2u {
         chunks.c = load_w(rows.c, tap);
         chunks.d = load_w(rows.d, tap);
@@ -80,7 +84,9 @@ fn fetch_w(rows: RowsW, k: u32, within: u32) -> Four {
 
 fn stage(at: u32, loads: u32, chunks: Four) {
     sh[at] = bitcast<vec4<f32>>(chunks.a);
-    sh[at + PASS * STRIDE] = bitcast<vec4<f32>>(chunks.b);
+    if loads > 1u {
+        sh[at + PASS * STRIDE] = bitcast<vec4<f32>>(chunks.b);
+    }
     if loads > 2u {
         sh[at + 2u * PASS * STRIDE] = bitcast<vec4<f32>>(chunks.c);
         sh[at + 3u * PASS * STRIDE] = bitcast<vec4<f32>>(chunks.d);
@@ -174,6 +180,15 @@ fn store_results(r: Results, added: Added) {
     store_result(r, 3u, v3);
 }
 
+// Where all have stored, or read, a strip that they read, or store, next.
+fn meet() {
+    if SHARES > 1u {
+        workgroupBarrier();
+    } else {
+        subgroupBarrier();
+    }
+}
+
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -205,10 +220,6 @@ fn main(
     let at = tile * SHARES * STRIP + local / 8u * STRIDE_Y + local % 8u;
     let column = tile_column + sub_column + local % 8u * 4u;
     var results = Results(at, tile_row + sub_row + local / 8u, column, channels_at(min(column, p.n - 4u)));
-    var added = Added();
-    if EARLY {
-        added = all_added_to(results);
-    }
     var y00 = coop_mat16x16<f32, C>();
     var y01 = coop_mat16x16<f32, C>();
     var y10 = coop_mat16x16<f32, C>();
@@ -256,36 +267,34 @@ fn main(
 
     let left = subgroup * STRIP;
     let right = left + 4u;
-    if !EARLY {
-        added = all_added_to(results);
-    }
-    coopStoreT(y00, &sh[left], STRIDE_Y);
-    coopStoreT(y01, &sh[right], STRIDE_Y);
-    workgroupBarrier();
+    var added = all_added_to(results);
     var below = next(results);
     var added_below = all_added_to(below);
+    coopStoreT(y00, &sh[left], STRIDE_Y);
+    coopStoreT(y01, &sh[right], STRIDE_Y);
+    meet();
     store_results(results, added);
-    workgroupBarrier();
+    meet();
     coopStoreT(y10, &sh[left], STRIDE_Y);
     coopStoreT(y11, &sh[right], STRIDE_Y);
-    workgroupBarrier();
+    meet();
     if IS_TALL {
         results = next(below);
         added = all_added_to(results);
     }
     store_results(below, added_below);
     if IS_TALL {
-        workgroupBarrier();
+        meet();
         coopStoreT(y20, &sh[left], STRIDE_Y);
         coopStoreT(y21, &sh[right], STRIDE_Y);
-        workgroupBarrier();
+        meet();
         below = next(results);
         added_below = all_added_to(below);
         store_results(results, added);
-        workgroupBarrier();
+        meet();
         coopStoreT(y30, &sh[left], STRIDE_Y);
         coopStoreT(y31, &sh[right], STRIDE_Y);
-        workgroupBarrier();
+        meet();
         store_results(below, added_below);
     }
 }

@@ -80,6 +80,7 @@ mod op {
     pub(super) const TYPE_ARRAY: u32 = 28;
     pub(super) const CONSTANT: u32 = 43;
     pub(super) const DECORATE: u32 = 71;
+    pub(super) const CONTROL_BARRIER: u32 = 224;
     pub(super) const TYPE_COOPERATIVE_MATRIX: u32 = 4456;
     pub(super) const COOPERATIVE_MATRIX_MUL_ADD: u32 = 4459;
     /// The capability of 8-bit integers.
@@ -88,6 +89,8 @@ mod op {
     pub(super) const ARRAY_STRIDE: u32 = 6;
     /// That both operands, the addend and the result of a product are signed.
     pub(super) const ALL_SIGNED: u32 = 0b1111;
+    /// The scope of a subgroup.
+    pub(super) const SUBGROUP: u32 = 3;
 }
 
 const HEADER: usize = 5;
@@ -122,6 +125,9 @@ fn retype(words: &[u32]) -> Vec<u32> {
     let constant = |id: u32| instructions(words).find(|i| opcode(i) == op::CONSTANT && i[2] == id).map(|i| i[3]);
     // Arrays in workgroup memory: naga gives them a layout, which Vulkan forbids there.
     let arrays: Vec<u32> = instructions(words).filter(|i| opcode(i) == op::TYPE_ARRAY).map(|i| i[1]).collect();
+    // What a subgroup has written to workgroup memory it reads behind its own barrier, for which naga names other memory.
+    let is_of_subgroup = |i: &[u32]| constant(i[1]) == Some(op::SUBGROUP);
+    let wide = instructions(words).find(|i| opcode(i) == op::CONTROL_BARRIER && !is_of_subgroup(i)).map(|i| i[3]);
     let (byte, long) = (words[3], words[3] + 1);
 
     let mut out = words[..HEADER].to_vec();
@@ -152,6 +158,9 @@ fn retype(words: &[u32]) -> Vec<u32> {
                     other => panic!("matrices are operands or sums, not {other:?}"),
                 });
             }
+            op::CONTROL_BARRIER if is_of_subgroup(i) => {
+                out.extend([i[0], i[1], i[2], wide.expect("a workgroup stages its operands together")]);
+            }
             op::COOPERATIVE_MATRIX_MUL_ADD => {
                 out.push(first_word(op::COOPERATIVE_MATRIX_MUL_ADD, i.len() + 1));
                 out.extend(&i[1..]);
@@ -181,7 +190,7 @@ mod tests {
             let sums = coopMultiplyAdd(x, w, coop_mat16x16<f32, C>());
             workgroupBarrier();
             coopStoreT(sums, &sh[0], 4u);
-            workgroupBarrier();
+            subgroupBarrier();
             y[lane] = bitcast<vec4<i32>>(sh[lane]).x;
         }";
 
@@ -222,6 +231,16 @@ mod tests {
             assert!(uses.iter().all(|u| defined.contains(u)), "{i:?}");
             assert!(defined.insert(name) && name < words[3], "{i:?}");
         }
+    }
+
+    #[test]
+    fn the_barrier_of_a_subgroup_is_one_for_workgroup_memory() {
+        let (module, _) = shader::reflect(KERNEL).unwrap();
+        let words = spirv(&module, false).unwrap();
+        let constant = |id: u32| all(&words, op::CONSTANT).into_iter().find(|i| i[2] == id).unwrap()[3];
+        let barriers: Vec<_> = all(&words, op::CONTROL_BARRIER).into_iter().map(|i| [1, 2, 3].map(|at| constant(i[at]))).collect();
+        // Scopes of execution and memory, and the semantics: acquire and release of workgroup memory.
+        assert_eq!(barriers, [[2, 2, 0x108], [2, 2, 0x108], [3, 3, 0x108]]);
     }
 
     #[test]

@@ -23,15 +23,22 @@
 //!
 //! | what | 3×3 of 256 channels, 50 × 67 | 64 → 256, 200 × 267, residual | 128 → 512, 100 × 134, residual | 256 → 1024, 50 × 67, residual |
 //! | --- | --- | --- | --- | --- |
-//! | [`LARGE`] | 105 | | 199 | 115 |
+//! | [`LARGE`] | 105 | 317 | 199 | 115 |
 //! | the same, slices of 64 | 124 | 356 | 204 | 125 |
-//! | [`NARROW`]; residuals read behind the sums | 115; 115 | 283; 285 | 169; 160 | 111; 105 |
-//! | [`SMALL`] with slices of 64; residuals read before the sums | 133; 133 | 281; 273 | 157; 176 | 104; 114 |
+//! | [`NARROW`] | 115 | 285 | 160 | 105 |
+//! | [`SMALL`]; [`TINY`] | 122; 133 | 318; 281 | 276; 157 | 159; 104 |
+//! | [`TINY`], residuals of both strips read before the first is written | | 272 | 156 | 101 |
+//! | the same, a subgroup's own barriers in place of the workgroup's | | 275 | 151 | 102 |
+//! | residuals read before the sums are computed | | 328 | 193 | 122 |
+//! | strips as wide as the tile, for stores of whole lines | 105 | 281 | 160 | 105 |
+//! | results written over the residuals, with any of these | | 318 | 193 | 123 |
 //! | before: strips of 32 × 32 sums, which leave room for fewer workgroups, and every chunk's place tested; the best tile | 125 | 307 | 187 | 113 |
 //! | then also 128 × 64, 8 subgroups of 32 × 32, slices of 128 | 149 | 415 | 209 | 130 |
 //!
-//! So residuals read early pay no more, and [`SMALL`] with slices of 64 would win where residuals are added: both are to be taken up where a
-//! device can check them.
+//! Results over the residuals would take 573 MB in place of 737, and 10.1 ms in place of 9.7.
+//!
+//! The first convolution (7 × 7 of 3 channels, 400 × 533): [`STEM`] 315; [`NARROW`] 438, 460 with a test of every element; [`SMALL`] with slices of
+//! 32 359; 256 × 64, 8 subgroups of 64 × 32, slices of 64 584.
 
 use crate::gpu::{Capabilities, Dispatch};
 use crate::kernels::gemm::matrix::Narrow;
@@ -41,24 +48,28 @@ use crate::wgsl;
 /// Codes of a chunk, which is what an invocation loads at once.
 const CHUNK: usize = 16;
 
-/// A tile, the rows that a subgroup computes (32 columns each), its subgroups, the codes of a slice, and whether residuals are read
-/// before the sums are computed.
+/// A tile, the rows that a subgroup computes (32 columns each), its subgroups, and the codes of a slice.
 #[derive(Clone, Copy, PartialEq)]
 struct Variant {
     tile: Tile,
     rows: usize,
     subgroups: usize,
     slice: usize,
-    early: bool,
 }
 
-const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, rows: 64, subgroups: 8, slice: 128, early: false };
+const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, rows: 64, subgroups: 8, slice: 128 };
 /// For results that are narrow, and for sums so short that all is reading and writing.
-const NARROW: Variant = Variant { tile: Tile { m: 128, n: 64 }, rows: 64, subgroups: 4, slice: 64, early: true };
-const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, rows: 32, subgroups: 4, slice: 128, early: false };
+const NARROW: Variant = Variant { tile: Tile { m: 128, n: 64 }, rows: 64, subgroups: 4, slice: 64 };
+/// For convolutions of few channels, of which a slice is one row of a window: its chunks take many instructions to load.
+const STEM: Variant = Variant { slice: 32, ..NARROW };
+const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, rows: 32, subgroups: 4, slice: 128 };
+/// For short sums whose results are few, or are added to something: what is read and written counts, and many small workgroups hide it best.
+const TINY: Variant = Variant { slice: 64, ..SMALL };
 /// Two and four subgroups that share every slice: for results that are few.
 const PAIRS: Variant = Variant { tile: Tile { m: 32, n: 64 }, ..SMALL };
 const FOURS: Variant = Variant { tile: Tile { m: 32, n: 32 }, slice: 256, ..SMALL };
+
+const ALL: [Variant; 6] = [LARGE, NARROW, SMALL, TINY, PAIRS, FOURS];
 
 /// Workgroups of [`LARGE`] that keep a large GPU busy: most of some 130 processors. Fewer are slower than twice as many small ones.
 const BUSY: usize = 100;
@@ -67,6 +78,10 @@ const BUSY_SMALL: usize = 2 * BUSY;
 
 /// Sums that are so short that reading and writing take longer: more workgroups at a time hide it better.
 const SHORT: usize = 256;
+/// The same where residuals are read too.
+const SHORT_ADDED: usize = 512;
+/// Workgroups of [`NARROW`] of which the last ones to finish do not matter.
+const MANY: usize = 1000;
 
 impl Variant {
     fn lanes(self) -> usize {
@@ -82,16 +97,19 @@ impl Variant {
 /// All variants for a product, best first.
 fn variants_of(product: &Product) -> Vec<Variant> {
     let busy = |v: &Variant| product.tiles(v.tile) >= if *v == LARGE { BUSY } else { BUSY_SMALL };
-    let long = product.k > SHORT;
-    let best = if long && product.n > NARROW.tile.n && busy(&LARGE) {
+    let is_added = product.epilogue.residual && product.k <= SHORT_ADDED;
+    let is_short = is_added || product.k <= SHORT || product.n <= NARROW.tile.n;
+    let best = if !is_short && busy(&LARGE) {
         LARGE
-    } else if (!long || product.n <= NARROW.tile.n) && busy(&NARROW) {
+    } else if is_short && !is_added && product.tiles(NARROW.tile) >= MANY {
         NARROW
+    } else if is_short && busy(&TINY) {
+        TINY
     } else {
         let mut small = [SMALL, PAIRS, FOURS].into_iter().filter(|v| product.k >= v.slice);
         small.clone().find(busy).or(small.next_back()).unwrap_or(SMALL)
     };
-    [best].into_iter().chain([LARGE, NARROW, SMALL, PAIRS, FOURS].into_iter().filter(|&v| v != best)).collect()
+    [best].into_iter().chain(ALL.into_iter().filter(|&v| v != best)).collect()
 }
 
 /// All kernels for a product of codes on this device, best first; none where it has no such matrices, or the operands cannot be loaded
@@ -117,7 +135,6 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
             .constant("SUB_M", variant.rows)
             .constant("SHARES", variant.shares())
             .constant("SLICE_K", variant.slice)
-            .flag("EARLY", variant.early)
             .constant("CHUNK", CHUNK)
             // A slice is whole and, of a window, of one tap.
             .flag("ALIGNED", narrow.is_none() && along_k.is_multiple_of(variant.slice))
@@ -126,5 +143,6 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
         let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
         finish(dispatch, product, variant.tile)
     };
-    variants_of(product).into_iter().map(kernel).collect()
+    let variants = if narrow.is_some() { vec![STEM, NARROW] } else { variants_of(product) };
+    variants.into_iter().map(kernel).collect()
 }
