@@ -96,9 +96,11 @@ impl Detect {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
         let (paths, missing) = expand(&self.images)?;
         self.coco.as_deref().map(check_place).transpose()?;
-        let model = self.model.load()?;
+        // Both take a while, and a process that looks at one picture does little else.
+        let (model, gpu) = rayon::join(|| self.model.load(), || device.open());
+        let model = model?;
         let resize = self.resize.resize(&model.config)?;
-        let gpu = device.open_for(self.model.precision, model.config.quantization.is_some())?;
+        let gpu = device.prove(gpu?, self.model.precision, model.config.quantization.is_some())?;
         let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         if let Some(what) = model.random {
             eprintln!("note: {}: {what}, the boxes mean nothing", model.name);

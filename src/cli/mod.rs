@@ -116,7 +116,11 @@ impl DeviceArgs {
     /// Opens the GPU for a model, which may run on codes. Without a `--tier`, kernels that need extensions prove themselves first; where the driver
     /// computes them wrongly, the tier below is used, with a warning.
     pub(crate) fn open_for(&self, precision: Precision, codes: bool) -> Result<Gpu> {
-        let gpu = self.open()?;
+        self.prove(self.open()?, precision, codes)
+    }
+
+    /// The opened GPU, when its kernels for a model have proved themselves, or without those that have not.
+    pub(crate) fn prove(&self, gpu: Gpu, precision: Precision, codes: bool) -> Result<Gpu> {
         // Floats of 32 bits alone use none of them.
         if self.tier.is_some() || (precision == Precision::F32 && !codes) {
             return Ok(gpu);

@@ -6,6 +6,7 @@ use super::interpret::run_node;
 use super::rebuild::Rebuild;
 use super::{Graph, Origin, Values, Var};
 use crate::tensor::Host;
+use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
 /// Nodes with more arithmetic than this stay for the device: the CPU would take seconds.
@@ -72,10 +73,16 @@ impl Folded<'_> {
             assert_eq!(host.ty(), value.ty, "{:?}", value.origin);
             known.insert(Var(i), host);
         }
-        for (index, node) in self.from.nodes().iter().enumerate() {
-            if node.outputs.iter().any(|v| needed[v.0]) {
-                known.extend(run_node(self.from, index, &known));
-            }
+        let is_needed = |index: &usize| self.from.nodes()[*index].outputs.iter().any(|v| needed[v.0]);
+        let mut left: Vec<usize> = (0..self.from.nodes().len()).filter(is_needed).collect();
+        // In waves of nodes whose inputs are all there: most are alone with a parameter of their own.
+        while !left.is_empty() {
+            let is_ready = |index: &usize| self.from.nodes()[*index].inputs.iter().all(|&v| known.contains_key(&self.from.root(v)));
+            let (ready, later): (Vec<usize>, Vec<usize>) = left.into_iter().partition(is_ready);
+            assert!(!ready.is_empty(), "what is folded reads parameters and constants");
+            let wave: Vec<_> = ready.into_par_iter().flat_map_iter(|index| run_node(self.from, index, &known)).collect();
+            known.extend(wave);
+            left = later;
         }
         wanted.into_iter().map(|(name, var)| (name.clone(), known[&var].clone())).collect()
     }
