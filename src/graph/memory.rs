@@ -154,6 +154,8 @@ pub struct Needs {
     pub io: Vec<usize>,
     /// All parameters together.
     pub params: usize,
+    /// What the graph is linked to beside parameters and their gradients: arenas that launches share.
+    pub arenas: Vec<usize>,
 }
 
 impl Needs {
@@ -182,10 +184,8 @@ impl Needs {
 
     /// What two plans need that share scratch and run in turn.
     pub fn beside(mut self, other: Self) -> Self {
-        let (long, short) =
-            if self.scratch.len() < other.scratch.len() { (other.scratch, self.scratch) } else { (self.scratch, other.scratch) };
-        let both = long.iter().enumerate().map(|(i, &bytes)| short.get(i).map_or(bytes, |&b| bytes.max(b)));
-        self.scratch = both.collect();
+        self.scratch = largest(self.scratch, other.scratch);
+        self.arenas = largest(self.arenas, other.arenas);
         self.io.extend(other.io);
         self.params = self.params.max(other.params);
         self
@@ -193,13 +193,19 @@ impl Needs {
 
     /// The buffers, parameters as one.
     pub fn buffers(&self) -> impl Iterator<Item = usize> {
-        self.scratch.iter().chain(&self.io).copied().chain([self.params])
+        self.scratch.iter().chain(&self.io).chain(&self.arenas).copied().chain([self.params])
     }
 
     /// All bytes.
     pub fn total(&self) -> usize {
         self.buffers().sum()
     }
+}
+
+/// Of two lists of buffers the larger one at each place.
+fn largest(a: Vec<usize>, b: Vec<usize>) -> Vec<usize> {
+    let (long, short) = if a.len() < b.len() { (b, a) } else { (a, b) };
+    long.iter().enumerate().map(|(i, &bytes)| short.get(i).map_or(bytes, |&other| bytes.max(other))).collect()
 }
 
 /// Bytes that each segment's outputs are read back through.

@@ -1,6 +1,7 @@
 //! A model in training on a device: parameters, gradients and moments in arenas, one plan a batch size, and the step.
 
 mod diagnose;
+mod shared;
 
 use super::criterion::{Criterion, Losses, PredictionShape, TERMS};
 use super::distill::{Distillation, Teacher};
@@ -12,14 +13,12 @@ use super::teaching::{DISTILLATION, TEACHER, TEACHER_BOXES, Teaching, partners};
 use crate::Result;
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
-use crate::graph::{
-    Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, QuantizerArenas, Quantizers, Scratch, Values,
-    fold, fuse,
-};
+use crate::graph::{Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
 use crate::models::{BatchSize, ModelConfig};
 use crate::nn::Precision;
 use crate::tensor::{DType, Host, TensorType};
 use serde::Serialize;
+use shared::{Shared, SharedArenas};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -63,8 +62,8 @@ struct Program {
     shape: PredictionShape,
     /// Element type of the pixels.
     pixels: DType,
-    /// What its quantizers have beside the plan's own buffers.
-    arenas: Option<QuantizerArenas>,
+    /// What its shared launches have beside the plan's own buffers.
+    arenas: Option<SharedArenas>,
 }
 
 impl Program {
@@ -225,10 +224,10 @@ impl Trainer {
         links.extend(self.halves.iter().flat_map(|halves| halves.links(&self.weights)));
         links.extend(self.gradients.links(GRADIENT));
         links.extend(self.optimizer.iter().flat_map(Optimizer::links));
-        let quantizers = Quantizers::share(&graph, self.weights.layout(), GRADIENT);
-        let arenas = QuantizerArenas::new(&self.gpu, &quantizers, self.programs.iter().filter_map(|(_, program)| program.arenas.as_ref()))?;
+        let shared = Shared::of(&graph, self.weights.layout());
+        let arenas = SharedArenas::new(&self.gpu, &shared, self.programs.iter().filter_map(|(_, program)| program.arenas.as_ref()))?;
         links.extend(arenas.links(&self.weights, &self.gradients));
-        let plan = self.compile(&Halves::share(&quantizers.graph, self.weights.layout()), &links)?;
+        let plan = self.compile(&shared.graph, &links)?;
         let report = plan.memory();
         self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype(), arenas: Some(arenas) }));
         Ok(report)
@@ -254,7 +253,8 @@ impl Trainer {
         let TrainGraph { graph, .. } = self.train_graph(size);
         let (fused, layout) = (fuse(&graph), self.weights.layout());
         let is_gradient = |name: &str| name.strip_prefix(GRADIENT).is_some_and(|name| layout.contains(name));
-        Needs::of(&fold(&fused, &|name| layout.contains(name)).graph, &|name| {
+        let folded = fold(&fused, &|name| layout.contains(name));
+        Shared::of(&folded.graph, layout).needs(&|name| {
             layout.contains(name) || is_gradient(name) || TERMS.contains(&name) || name == DISTILLATION
         })
     }
@@ -426,7 +426,7 @@ impl Trainer {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let weights = arena + self.halves.as_ref().map_or(0, Halves::bytes);
-        let arenas = QuantizerArenas::bytes(self.programs.iter().filter_map(|(_, p)| p.arenas.as_ref()));
+        let arenas = SharedArenas::bytes(self.programs.iter().filter_map(|(_, p)| p.arenas.as_ref()));
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((arenas, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
         let constants = self.constants.bytes();
