@@ -35,19 +35,26 @@ pub struct StepReport {
     pub forward: f64,
     /// Seconds of matching and of making the targets.
     pub matching: f64,
-    /// Seconds of losses, gradients and update.
+    /// Seconds of losses, gradients and update, without what [`Trainer::upload`] took meanwhile.
     pub backward: f64,
     /// Of all these, seconds of writing, encoding and submitting: the rest of `forward` and `backward` is waiting for the device.
     pub host: f64,
 }
 
 /// Where the time of a step goes: see [`StepReport`].
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Times {
     forward: Duration,
     matching: Duration,
     backward: Duration,
     host: Duration,
+}
+
+/// A step that the device works on: see [`Trainer::submit`].
+#[derive(Debug)]
+pub struct Pending {
+    times: Times,
+    shape: PredictionShape,
 }
 
 /// The size of a batch.
@@ -69,8 +76,12 @@ struct Program {
 impl Program {
     /// Writes what the forward reads.
     fn write_batch(&self, batch: &TrainBatch, seed: u32) {
+        let pixels = &batch.batch.pixels;
         // The loader has cast them already; others may not have.
-        self.plan.write("pixel_values", &batch.batch.pixels.clone().cast(self.pixels));
+        match pixels.ty().dtype == self.pixels {
+            true => self.plan.write("pixel_values", pixels),
+            false => self.plan.write("pixel_values", &pixels.clone().cast(self.pixels)),
+        }
         self.plan.write("pixel_mask", &batch.batch.mask);
         self.plan.write("seed", &Host::u32([1], vec![seed]));
     }
@@ -115,6 +126,8 @@ pub struct Trainer {
     optimizer_options: OptimizerOptions,
     scratch: Scratch,
     programs: Vec<(BatchSize, Program)>,
+    /// The batch that has been uploaded already, by epoch, step and seed.
+    uploaded: Option<(BatchSize, [u64; 2], u32)>,
 }
 
 /// What does not change in a run.
@@ -167,6 +180,7 @@ impl Trainer {
             groups,
             scratch: Scratch::default(),
             programs: Vec::new(),
+            uploaded: None,
         })
     }
 
@@ -254,9 +268,8 @@ impl Trainer {
         let (fused, layout) = (fuse(&graph), self.weights.layout());
         let is_gradient = |name: &str| name.strip_prefix(GRADIENT).is_some_and(|name| layout.contains(name));
         let folded = fold(&fused, &|name| layout.contains(name));
-        Shared::of(&folded.graph, layout).needs(&|name| {
-            layout.contains(name) || is_gradient(name) || TERMS.contains(&name) || name == DISTILLATION
-        })
+        Shared::of(&folded.graph, layout)
+            .needs(&|name| layout.contains(name) || is_gradient(name) || TERMS.contains(&name) || name == DISTILLATION)
     }
 
     /// Gives the memory of all plans back; they are compiled again when they are wanted.
@@ -265,6 +278,7 @@ impl Trainer {
     /// A failure of the device.
     pub(super) fn forget_plans(&mut self) -> Result<()> {
         self.programs.clear();
+        self.uploaded = None;
         self.scratch = Scratch::default();
         self.gpu.wait()
     }
@@ -297,6 +311,7 @@ impl Trainer {
         if self.scratch.replaced() > replaced {
             // Older plans would keep the smaller scratch alive.
             self.programs.clear();
+            self.uploaded = None;
         }
         Ok(plan)
     }
@@ -322,6 +337,18 @@ impl Trainer {
     /// # Panics
     /// When there are not as many batches as [`OptimizerOptions::accumulate`] says.
     pub fn step_of_group(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<StepReport> {
+        let pending = self.submit(group, update)?;
+        self.finish(pending)
+    }
+
+    /// The first part of [`Trainer::step_of_group`]: waits for the predictions only, and leaves the device with the rest.
+    ///
+    /// # Errors
+    /// As [`Trainer::step_of_group`].
+    ///
+    /// # Panics
+    /// As [`Trainer::step_of_group`].
+    pub fn submit(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<Pending> {
         assert_eq!(group.len(), self.optimizer_options.accumulate, "batches of one update");
         let mut times = Times::default();
         let mut shape = None;
@@ -332,28 +359,59 @@ impl Trainer {
         let (Some(shape), Some(optimizer)) = (shape, &self.optimizer) else { unreachable!("there is a batch, and prepare was called") };
         let start = Instant::now();
         optimizer.submit(update)?;
-        let submitted = start.elapsed();
-        let found = optimizer.found()?;
+        times.host += start.elapsed();
+        times.backward += start.elapsed();
+        Ok(Pending { times, shape })
+    }
+
+    /// Copies the batch that the next step begins with to where the device takes it from, behind all that was submitted: between
+    /// [`Trainer::submit`] and [`Trainer::finish`] that takes no time of the device's. A batch whose plan is not there waits for its step.
+    pub fn upload(&mut self, batch: &TrainBatch, seed: u32) {
+        let size = size_of(batch);
+        if let Some((_, program)) = self.programs.iter().find(|(s, _)| *s == size) {
+            program.write_batch(batch, seed);
+            self.uploaded = Some((size, [batch.epoch, batch.step], seed));
+        }
+    }
+
+    /// The second part of [`Trainer::step_of_group`]: waits for the update.
+    ///
+    /// # Errors
+    /// As [`Trainer::step_of_group`].
+    ///
+    /// # Panics
+    /// When nothing was submitted.
+    pub fn finish(&self, Pending { times, shape }: Pending) -> Result<StepReport> {
+        let start = Instant::now();
+        let found = self.optimizer.as_ref().expect("a step was submitted").found()?;
         let mut losses = self.options.criterion.losses(&found.beside, shape)?;
         if self.teacher.is_some() {
             losses.add_distillation(found.beside[DISTILLATION].to_f32()[0])?;
         }
-        times.host += submitted;
-        times.backward += start.elapsed();
         let [forward, matching, backward, host] =
-            [times.forward, times.matching, times.backward, times.host].map(|time: Duration| time.as_secs_f64());
+            [times.forward, times.matching, times.backward + start.elapsed(), times.host].map(|time: Duration| time.as_secs_f64());
         Ok(StepReport { losses, grad_norm: found.grad_norm, forward, matching, backward, host })
     }
 
     /// Forward, matching, losses and gradients of a batch whose plan is there; waits for the predictions only.
-    fn differentiate(&self, batch: &TrainBatch, seed: u32, loss_scale: f32, is_first: bool, times: &mut Times) -> Result<PredictionShape> {
+    fn differentiate(
+        &mut self,
+        batch: &TrainBatch,
+        seed: u32,
+        loss_scale: f32,
+        is_first: bool,
+        times: &mut Times,
+    ) -> Result<PredictionShape> {
         let size = size_of(batch);
+        let is_there = self.uploaded.take() == Some((size, [batch.epoch, batch.step], seed));
         let (Some((_, program)), Some(optimizer)) = (self.programs.iter().find(|(s, _)| *s == size), &self.optimizer) else {
             unreachable!("prepare has made both")
         };
         let (plan, shape) = (&program.plan, program.shape);
         let start = Instant::now();
-        program.write_batch(batch, seed);
+        if !is_there {
+            program.write_batch(batch, seed);
+        }
         plan.run_segment(0)?;
         let rest = plan.encode_segment(1);
         let written = start.elapsed();
