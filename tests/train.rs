@@ -212,15 +212,22 @@ fn a_step_reads_back_twice_and_allocates_nothing() {
 }
 
 #[test]
-fn the_same_steps_give_the_same_bits() {
+fn the_same_steps_give_the_same_bits_with_batches_uploaded_ahead_or_not() {
     let golden = Golden::read();
-    let run = || {
+    let batch = |step| TrainBatch { step, ..golden.batch.clone() };
+    let run = |ahead: bool| {
         let mut trainer = trainer(&golden, [1e-3, 1e-4], 1e-4, 0.1);
-        (0..3).for_each(|step| drop(trainer.step(&golden.batch, 0, update(step)).expect("a step")));
+        for step in 0..3 {
+            let pending = trainer.submit(&[(&batch(step), step as u32)], update(step as usize)).expect("a step");
+            if ahead {
+                trainer.upload(&batch(step + 1), step as u32 + 1);
+            }
+            trainer.finish(pending).expect("a step");
+        }
         (trainer.parameters().expect("parameters"), trainer.state().expect("state"))
     };
-    let (one, two) = (run(), run());
-    assert!(one == two);
+    let (one, two, ahead) = (run(false), run(false), run(true));
+    assert!(one == two && one == ahead);
     assert!(one.0 != golden.start());
 }
 

@@ -1,11 +1,8 @@
 #import common/index.wgsl
-#import common/reduce.wgsl
-#import common/rounded.wgsl
+#import common/straight_through.wgsl
 
-// The straight-through gradients of a quantizer. With u = x · (1 / alpha) + Z, q its code, d the gradient of alpha · (q - Z), and inside
-// where low <= u <= high:
-//   d_x = inside ? d : 0, to which another gradient of x may be added, and which may go on through the activation that x comes from,
-//   d_alpha = Σ d · (inside ? q - u : q - Z),   d_zp = Σ d · (inside ? 0 : -alpha)   over a step size's elements.
+// The straight-through gradients of a quantizer. To d_x another gradient of x may be added, and it may go on through the activation
+// that x comes from.
 //
 // LANES invocations take a part of the elements of one step size, four each at a time, whose loads are under way together, and leave
 // two sums in one row of `sums`, in the columns of the state; the sums over the parts are a node of their own. x and d are read once.
@@ -25,7 +22,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<wide_x>;
 @group(0) @binding(2) var<storage, read> state: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> d_codes: array<wide_d>;
-@group(0) @binding(AT_D_X) var<storage, read_write> d_x: array<wide_x>;
 @group(0) @binding(AT_SUMS) var<storage, read_write> sums: array<vec4<f32>>;
 
 // Where the i-th piece of a step size lies.
@@ -37,9 +33,6 @@ fn place_of(i: u32, group: u32) -> u32 {
     return (run * p.groups + group) * p.inner + (i - run * p.inner);
 }
 
-var<private> alpha_sum: wide;
-var<private> outside_sum: wide;
-
 // Whether the gradient goes through the activation that gave x.
 fn passes(x_: wide) -> lanes_bool {
     if ACTIVATION == 2u {
@@ -50,20 +43,13 @@ fn passes(x_: wide) -> lanes_bool {
 
 // The gradient of one piece, which counts when it is within its part.
 fn differentiate(at: u32, counts: bool, s: vec4<f32>, x_: wide, d_: wide, other: wide) {
-    let d = select(wide(), d_, counts);
-    let product = lanes_of(rounded4(vec4<f32>(x_ * s.y), p.parts >> 31u));
-    let u = product + wide(s.z);
-    let q = round(clamp(u, wide(p.low), wide(p.high)));
-    let inside = (u >= wide(p.low)) & (u <= wide(p.high));
-    if counts {
-        var gradient = select(wide(), d, inside) + other;
-        if ACTIVATION != 0u {
-            gradient = select(wide(), gradient, passes(x_));
-        }
-        d_x[at] = wide_x(gradient);
+    var gradient = straight_through(x_, select(wide(), d_, counts), s, p.low, p.high, p.parts >> 31u) + other;
+    if ACTIVATION != 0u {
+        gradient = select(wide(), gradient, passes(x_));
     }
-    alpha_sum += d * (q - select(wide(s.z), u, inside));
-    outside_sum += select(d, wide(), inside);
+    if counts {
+        write_d_x(at, gradient);
+    }
 }
 
 @compute @workgroup_size(GROUP)
@@ -82,8 +68,6 @@ fn main(
     // A part past the end is empty.
     let end = select(0u, min(start + p.chunk, p.pieces), part < p.parts);
 
-    alpha_sum = wide();
-    outside_sum = wide();
     for (var i = start + lane; i < end; i += 4u * LANES) {
         // Written out: what is past the end is read as the last and does not count.
         let at_0 = place_of(i, group);
@@ -107,9 +91,8 @@ fn main(
         differentiate(at_2, i + 2u * LANES < end, s, x_2, d_2, other_2);
         differentiate(at_3, i + 3u * LANES < end, s, x_3, d_3, other_3);
     }
-    let d_alpha = reduce_sum(local, sum_of(alpha_sum));
-    let d_outside = reduce_sum(local, sum_of(outside_sum));
+    let total = state_sums(local, s);
     if lane == 0u && part < p.parts {
-        sums[part * p.groups + group] = vec4<f32>(d_alpha, 0.0, -s.x * d_outside, 0.0);
+        sums[part * p.groups + group] = total;
     }
 }

@@ -40,11 +40,14 @@ pub const COMMON: &[Source] = &[
     wgsl!("common/dropout.wgsl"),
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),
+    wgsl!("common/integer_scale.wgsl"),
     wgsl!("common/quantized.wgsl"),
     wgsl!("common/reciprocal.wgsl"),
     wgsl!("common/reduce.wgsl"),
+    wgsl!("common/reduce_pair.wgsl"),
     wgsl!("common/result.wgsl"),
     wgsl!("common/rounded.wgsl"),
+    wgsl!("common/straight_through.wgsl"),
     wgsl!("common/transposed.wgsl"),
 ];
 

@@ -88,8 +88,11 @@ pub(super) fn place(
             gpu.queue().write_buffer(&buffer, 0, &padded(host));
             whole(buffer, bytes)
         }
-        Origin::Node { .. } => match memory.slot_of.get(&var) {
-            Some(&slot) => whole(scratch.buffers[slot].clone(), bytes + guard),
+        Origin::Node { .. } => match memory.place_of.get(&var) {
+            Some(place) => {
+                let (buffer, offset) = (scratch.buffers[place.slot].clone(), place.offset as u64);
+                Some(Slice { size: (buffer.size() - offset).min((bytes + guard).max(16) as u64), buffer, offset })
+            }
             None => {
                 *io += bytes;
                 let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;

@@ -39,6 +39,11 @@ impl Halves {
         self.0.layout().bytes()
     }
 
+    /// Whether a value of this name is the arena, its copy or a part of that.
+    pub fn is_linked(name: &str) -> bool {
+        [ARENA, COPY].contains(&name) || name.starts_with(HALF)
+    }
+
     /// The same graph, in which the first node casts the whole arena, and the casts of its parameters are gone.
     pub fn share(graph: &Graph, arena: &Layout) -> Graph {
         let mut rebuild = Rebuild::new(graph);

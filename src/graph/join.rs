@@ -68,7 +68,7 @@ impl<'a> Walk<'a> {
     fn joined(&self, index: usize) -> Option<Joined> {
         let node = &self.graph.nodes()[index];
         let &op: &QuantizeBackward = (&*node.op as &dyn Any).downcast_ref()?;
-        if op.added || op.activation != Activation::None {
+        if !op.d_x || op.added || op.activation != Activation::None {
             return None;
         }
         let mut joined = Joined { op, other: None, gone: Vec::new(), result: node.outputs[0] };

@@ -1,10 +1,17 @@
 //! The memory plan: which scratch buffer holds which value, decided before anything runs.
 //!
-//! wgpu refuses one buffer that is read and written in the same dispatch, even in disjoint ranges, so a slot is a whole
-//! buffer and two values share it only when their lives do not touch.
+//! A slot is a whole buffer. Values lie in it one behind the other in time and, where there is room, side by side: wgpu refuses one
+//! buffer that is read and written in the same dispatch, even in disjoint ranges, so side by side lie only values that no node is
+//! bound to together, unless it reads both.
 
 use super::{Graph, Origin, Var};
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Offsets of values in a slot are multiples of this: what every device allows as an offset of a binding.
+const ALIGN: usize = 256;
+
+/// Bytes of a binding to an array of vectors that has at least one.
+const SMALLEST: usize = 16;
 
 /// First and last node at which a value must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +20,32 @@ pub(super) struct Life {
     pub(super) to: usize,
 }
 
-/// Which slot each scratch value lives in, and how large the slots are.
+/// Where a scratch value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) slot: usize,
+    /// Bytes before it, a multiple of what every device allows as an offset of a binding.
+    pub(super) offset: usize,
+}
+
+/// Where each scratch value lies, and how large the slots are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryPlan {
     pub(super) slots: Vec<usize>,
-    pub(super) slot_of: HashMap<Var, usize>,
+    pub(super) place_of: HashMap<Var, Place>,
     /// The most bytes of scratch values alive at one node: no plan needs less.
     pub(super) live_bytes: usize,
+}
+
+/// What values may share a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// None.
+    Never,
+    /// Those whose lives do not touch.
+    InTurn,
+    /// Others too, side by side.
+    SideBySide,
 }
 
 /// Lives of all values that nodes write and that are not outputs of the graph.
@@ -43,23 +69,80 @@ pub(super) fn lives(graph: &Graph) -> HashMap<Var, Life> {
     lives
 }
 
-/// Assigns slots greedily, largest value first, each to the first slot that is free for its whole life.
-pub(super) fn plan(graph: &Graph, lives: &HashMap<Var, Life>, share: bool) -> MemoryPlan {
+/// Assigns places greedily, largest value first, each in the first slot that has room for its whole life.
+pub(super) fn plan(graph: &Graph, lives: &HashMap<Var, Life>, sharing: Sharing) -> MemoryPlan {
     let mut order: Vec<(Var, Life, usize)> = lives.iter().map(|(&v, &life)| (v, life, graph.ty(v).bytes())).collect();
     order.sort_by_key(|&(v, life, bytes)| (std::cmp::Reverse(bytes), life.from, v));
     let mut memory = MemoryPlan { live_bytes: live_bytes(&order, graph.nodes().len()), ..MemoryPlan::default() };
-    let mut taken: Vec<Vec<Life>> = Vec::new();
+    let apart = apart(graph);
+    let none = HashSet::new();
+    let mut slots: Vec<Slot> = Vec::new();
     for (var, life, bytes) in order {
-        let free = |lives: &Vec<Life>| share && lives.iter().all(|l| l.to < life.from || life.to < l.from);
-        let slot = taken.iter().position(free).unwrap_or_else(|| {
-            taken.push(Vec::new());
-            memory.slots.push(bytes);
-            taken.len() - 1
+        let tenant = Tenant { var, life, offset: 0, bytes: bytes.max(SMALLEST) };
+        let apart = apart.get(&var).unwrap_or(&none);
+        let room = |(slot, there): (usize, &Slot)| Some(Place { slot, offset: there.room(tenant, apart, sharing)? });
+        let place = slots.iter().enumerate().find_map(room).unwrap_or_else(|| {
+            slots.push(Slot { bytes: tenant.bytes, tenants: Vec::new() });
+            Place { slot: slots.len() - 1, offset: 0 }
         });
-        taken[slot].push(life);
-        memory.slot_of.insert(var, slot);
+        slots[place.slot].tenants.push(Tenant { offset: place.offset, ..tenant });
+        memory.place_of.insert(var, place);
     }
+    memory.slots = slots.into_iter().map(|slot| slot.bytes).collect();
     memory
+}
+
+/// A buffer while it is shared out.
+struct Slot {
+    bytes: usize,
+    tenants: Vec<Tenant>,
+}
+
+/// A value in a slot.
+#[derive(Clone, Copy)]
+struct Tenant {
+    var: Var,
+    life: Life,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Slot {
+    /// Where a value can lie, if it can; it may not lie beside those that have to be apart from it.
+    fn room(&self, new: Tenant, apart: &HashSet<Var>, sharing: Sharing) -> Option<usize> {
+        let meets = |there: &&Tenant| sharing == Sharing::Never || there.life.from <= new.life.to && new.life.from <= there.life.to;
+        let mut beside: Vec<&Tenant> = self.tenants.iter().filter(meets).collect();
+        if beside.is_empty() {
+            return Some(0);
+        }
+        if sharing != Sharing::SideBySide || beside.iter().any(|there| apart.contains(&there.var)) {
+            return None;
+        }
+        beside.sort_by_key(|there| there.offset);
+        let mut offset = 0;
+        for there in beside {
+            if offset + new.bytes <= there.offset {
+                return Some(offset);
+            }
+            offset = offset.max((there.offset + there.bytes).next_multiple_of(ALIGN));
+        }
+        (offset + new.bytes <= self.bytes).then_some(offset)
+    }
+}
+
+/// For each value those that a node is bound to together with it, when the node writes one of the two.
+fn apart(graph: &Graph) -> HashMap<Var, HashSet<Var>> {
+    let mut apart: HashMap<Var, HashSet<Var>> = HashMap::new();
+    for node in graph.nodes() {
+        let all: Vec<Var> = node.inputs.iter().chain(&node.outputs).map(|&v| graph.storage(v)).collect();
+        for &written in &all[node.inputs.len()..] {
+            for &other in all.iter().filter(|&&other| other != written) {
+                apart.entry(written).or_default().insert(other);
+                apart.entry(other).or_default().insert(written);
+            }
+        }
+    }
+    apart
 }
 
 /// The buffers that a plan of a graph allocates, in bytes, worked out without a device.
@@ -71,6 +154,8 @@ pub struct Needs {
     pub io: Vec<usize>,
     /// All parameters together.
     pub params: usize,
+    /// What the graph is linked to beside parameters and their gradients: arenas that launches share.
+    pub arenas: Vec<usize>,
 }
 
 impl Needs {
@@ -80,11 +165,11 @@ impl Needs {
         let outputs = graph.outputs().iter().map(|(name, &var)| (name.as_str(), graph.storage(var)));
         let named = graph.inputs().chain(params).chain(outputs);
         let linked: HashSet<Var> = named.filter(|(name, _)| is_linked(name)).map(|(_, var)| var).collect();
-        let memory = plan(graph, &lives(graph), true);
+        let memory = plan(graph, &lives(graph), Sharing::SideBySide);
         let mut needs = Self { scratch: memory.slots, ..Self::default() };
         for (i, value) in graph.values().iter().enumerate() {
             let var = Var(i);
-            if graph.storage(var) != var || linked.contains(&var) || memory.slot_of.contains_key(&var) {
+            if graph.storage(var) != var || linked.contains(&var) || memory.place_of.contains_key(&var) {
                 continue;
             }
             match value.origin {
@@ -99,10 +184,8 @@ impl Needs {
 
     /// What two plans need that share scratch and run in turn.
     pub fn beside(mut self, other: Self) -> Self {
-        let (long, short) =
-            if self.scratch.len() < other.scratch.len() { (other.scratch, self.scratch) } else { (self.scratch, other.scratch) };
-        let both = long.iter().enumerate().map(|(i, &bytes)| short.get(i).map_or(bytes, |&b| bytes.max(b)));
-        self.scratch = both.collect();
+        self.scratch = largest(self.scratch, other.scratch);
+        self.arenas = largest(self.arenas, other.arenas);
         self.io.extend(other.io);
         self.params = self.params.max(other.params);
         self
@@ -110,13 +193,19 @@ impl Needs {
 
     /// The buffers, parameters as one.
     pub fn buffers(&self) -> impl Iterator<Item = usize> {
-        self.scratch.iter().chain(&self.io).copied().chain([self.params])
+        self.scratch.iter().chain(&self.io).chain(&self.arenas).copied().chain([self.params])
     }
 
     /// All bytes.
     pub fn total(&self) -> usize {
         self.buffers().sum()
     }
+}
+
+/// Of two lists of buffers the larger one at each place.
+fn largest(a: Vec<usize>, b: Vec<usize>) -> Vec<usize> {
+    let (long, short) = if a.len() < b.len() { (b, a) } else { (a, b) };
+    long.iter().enumerate().map(|(i, &bytes)| short.get(i).map_or(bytes, |&other| bytes.max(other))).collect()
 }
 
 /// Bytes that each segment's outputs are read back through.
@@ -148,11 +237,44 @@ fn live_bytes(values: &[(Var, Life, usize)], nodes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{binary, unary};
+    use crate::tensor::TensorType;
 
     #[test]
     fn the_most_bytes_alive_are_counted_at_one_node() {
         let life = |from, to| Life { from, to };
         let values = [(Var(0), life(0, 1), 10), (Var(1), life(1, 2), 20), (Var(2), life(2, 3), 5)];
         assert_eq!(live_bytes(&values, 4), 30);
+    }
+
+    /// A large value, then two of half its size that live together: `read` says whether the node that makes the second reads the first.
+    fn halves(read: bool) -> (Graph, [Var; 3]) {
+        let mut g = Graph::new();
+        let [x, y] = [(1024, "x"), (512, "y")].map(|(n, name)| g.input(name, TensorType::f32([n])));
+        let large = unary::relu(&mut g, x);
+        let end = unary::relu(&mut g, large);
+        let a = unary::relu(&mut g, y);
+        let b = unary::relu(&mut g, if read { a } else { y });
+        let sum = binary::add(&mut g, a, b);
+        [("end", end), ("sum", sum)].into_iter().for_each(|(name, var)| g.output(name, var));
+        (g, [large, a, b])
+    }
+
+    #[test]
+    fn values_lie_side_by_side_where_a_larger_one_has_been() {
+        let (g, [large, a, b]) = halves(false);
+        let memory = plan(&g, &lives(&g), Sharing::SideBySide);
+        assert_eq!(memory.slots, [4096]);
+        assert_eq!([large, a, b].map(|v| memory.place_of[&v].offset), [0, 0, 2048]);
+        assert_eq!(plan(&g, &lives(&g), Sharing::InTurn).slots, [4096, 2048]);
+        assert_eq!(plan(&g, &lives(&g), Sharing::Never).slots, [4096, 2048, 2048]);
+    }
+
+    #[test]
+    fn what_a_node_reads_never_lies_beside_what_it_writes() {
+        let (g, [_, a, b]) = halves(true);
+        let memory = plan(&g, &lives(&g), Sharing::SideBySide);
+        assert_eq!(memory.slots, [4096, 2048]);
+        assert_ne!(memory.place_of[&a].slot, memory.place_of[&b].slot);
     }
 }

@@ -1,7 +1,7 @@
 //! A compiled graph: buffers, pipelines and bind groups made once, replayed in one compute pass.
 
 use super::compile::{bind, choose_kernels, grow, linked, place};
-use super::memory::{self, MemoryPlan};
+use super::memory::{self, MemoryPlan, Place, Sharing};
 use super::params::padded;
 use super::{Graph, Origin, Params, Values, Var};
 use crate::Result;
@@ -37,6 +37,17 @@ pub struct PlanOptions {
     pub keep_all: bool,
     /// Put guard words behind every scratch and output buffer: for checking.
     pub guards: bool,
+}
+
+impl PlanOptions {
+    /// Guard words stand behind a value, where there may be another one side by side.
+    fn sharing(self) -> Sharing {
+        match self {
+            Self { keep_all: true, .. } => Sharing::Never,
+            Self { guards: true, .. } => Sharing::InTurn,
+            _ => Sharing::SideBySide,
+        }
+    }
 }
 
 /// Scratch buffers that plans share: only one of them runs at a time. Compile the largest plan first.
@@ -152,7 +163,7 @@ impl Plan {
         options: PlanOptions,
     ) -> Result<Self> {
         let dispatches = choose_kernels(gpu, graph, options);
-        let memory = memory::plan(graph, &memory::lives(graph), !options.keep_all);
+        let memory = memory::plan(graph, &memory::lives(graph), options.sharing());
         let guard = if options.guards { GUARD_WORDS * 4 } else { 0 };
         let mut own = Scratch::default();
         let scratch = if options.guards || options.keep_all { &mut own } else { scratch };
@@ -372,8 +383,9 @@ impl Plan {
 /// The plan as text: one line a step with op, kernel, grid, types, slots and scope, then the memory.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |v: Var| match self.memory.slot_of.get(&self.graph.storage(v)) {
-            Some(slot) => format!("{}@{slot}", self.graph.ty(v)),
+        let place = |v: Var| match self.memory.place_of.get(&self.graph.storage(v)) {
+            Some(Place { slot, offset: 0 }) => format!("{}@{slot}", self.graph.ty(v)),
+            Some(Place { slot, offset }) => format!("{}@{slot}+{offset}", self.graph.ty(v)),
             None => self.graph.ty(v).to_string(),
         };
         let places = |vars: &[Var]| vars.iter().map(|&v| place(v)).collect::<Vec<_>>().join(", ");

@@ -3,6 +3,7 @@
 //! To add an op: the WGSL in `shaders/`, the Rust file here, one line in [`TABLE`]. Tests, `qdetr check`, benches and the
 //! shader audit enumerate the table.
 
+pub mod arena_sums;
 pub mod attention;
 pub mod binary;
 pub mod coded;

@@ -6,6 +6,8 @@
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var};
+use crate::kernels::arena_sums;
+use crate::kernels::rows::width_of;
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
@@ -26,6 +28,24 @@ pub struct ColumnSums {
     pub scale: f32,
     /// Element type of the result.
     pub to: DType,
+}
+
+impl ColumnSums {
+    fn kernel(self, x: TensorType, y: TensorType, width: usize) -> Dispatch {
+        let (rows, columns) = (x.shape.rows(), x.shape.last() / width);
+        // Few rows have an invocation a column. Many are shared by several: the more, the fewer workgroups there are.
+        let few = rows.div_ceil(self.parts) <= 32;
+        let shared = [8, 16].into_iter().find(|lanes| columns.div_ceil(*lanes) * self.parts <= BUSY).unwrap_or(32);
+        let at_once = columns.next_power_of_two().min(if few { GROUP } else { shared });
+        Dispatch::new(wgsl!("reduce/column_sums.wgsl"), 1)
+            .wide("wide", DType::F32, width)
+            .wide("wide_x", x.dtype, width)
+            .wide("wide_y", y.dtype, width)
+            .constant("GROUP", GROUP)
+            .constant("COLUMNS", at_once)
+            .params(Words::of([rows, columns, self.parts, rows.div_ceil(self.parts)]).float(self.scale))
+            .over_groups(columns.div_ceil(at_once) * self.parts)
+    }
 }
 
 impl Op for ColumnSums {
@@ -51,19 +71,7 @@ impl Op for ColumnSums {
     }
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let (rows, columns) = (inputs[0].shape.rows(), inputs[0].shape.last());
-        // Few rows have an invocation a column. Many are shared by several: the more, the fewer workgroups there are.
-        let few = rows.div_ceil(self.parts) <= 32;
-        let shared = [8, 16].into_iter().find(|lanes| columns.div_ceil(*lanes) * self.parts <= BUSY).unwrap_or(32);
-        let lanes = columns.next_power_of_two().min(if few { GROUP } else { shared });
-        let kernel = Dispatch::new(wgsl!("reduce/column_sums.wgsl"), 1)
-            .element("element_x", inputs[0].dtype)
-            .element("element_y", outputs[0].dtype)
-            .constant("GROUP", GROUP)
-            .constant("COLUMNS", lanes)
-            .params(Words::of([rows, columns, self.parts, rows.div_ceil(self.parts)]).float(self.scale))
-            .over_groups(columns.div_ceil(lanes) * self.parts);
-        vec![kernel]
+        width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], outputs[0], width)).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
@@ -157,7 +165,7 @@ pub fn global_average_pool(g: &mut Graph, x: Var) -> Var {
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let mut cases = arena_sums::cases();
     // R, C, parts: one row, one column, primes, one past a block of columns, empty parts, more than 65,535 workgroups.
     let shapes = [
         (1, 1, 1),

@@ -138,6 +138,8 @@ struct Running<'a> {
     job: &'a Job,
     trainer: Trainer,
     loader: Loader,
+    /// The batches of the next step, or why there are none.
+    ahead: Option<Result<Vec<TrainBatch>>>,
     log: Log,
     begin: Instant,
     step: u64,
@@ -164,8 +166,23 @@ impl<'a> Running<'a> {
         let log = Log::open(&job.out, step)?;
         let (steps, begin) = (steps_an_epoch * config.epochs, Instant::now());
         let (saved, checkpoint, last) = ((begin, step), job.resume.then_some(step), None);
-        let mut running =
-            Self { gpu, job, trainer, loader, log, begin, step, steps, steps_an_epoch, saved, checkpoint, best, last, loss_scale };
+        let mut running = Self {
+            gpu,
+            job,
+            trainer,
+            loader,
+            ahead: None,
+            log,
+            begin,
+            step,
+            steps,
+            steps_an_epoch,
+            saved,
+            checkpoint,
+            best,
+            last,
+            loss_scale,
+        };
         if !job.resume {
             // A run that ends before its first epoch shall not be resumed from what another one left in this folder.
             running.save_state()?;
@@ -181,7 +198,7 @@ impl<'a> Running<'a> {
     fn one_step(&mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let waited = self.loader.waited();
         let config = &self.job.config;
-        let batches = (0..config.accumulate).map(|_| self.loader.next_batch()).collect::<Result<Vec<_>>>()?;
+        let batches = self.ahead.take().unwrap_or_else(|| next_batches(&mut self.loader, config))?;
         batches.iter().flat_map(|batch| &batch.skipped).for_each(|what| tell(Event::Skipped(what)));
         let group: Vec<(&TrainBatch, u32)> = batches.iter().map(|batch| (batch, seed(config.seed, batch.step))).collect();
         let factor = config.schedule.factor(self.step, self.steps);
@@ -208,8 +225,17 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// An update; while the device is busy with it, the batches of the next one are fetched and the first is uploaded.
     fn update(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<StepReport> {
-        let report = self.trainer.step_of_group(group, update)?;
+        let pending = self.trainer.submit(group, update)?;
+        if self.step + 1 < self.steps {
+            let ahead = next_batches(&mut self.loader, &self.job.config);
+            if let Some(batch) = ahead.as_ref().ok().and_then(|batches| batches.first()) {
+                self.trainer.upload(batch, seed(self.job.config.seed, batch.step));
+            }
+            self.ahead = Some(ahead);
+        }
+        let report = self.trainer.finish(pending)?;
         self.loss_scale = match report.grad_norm {
             Some(_) => self.loss_scale.done(),
             None => self.loss_scale.skipped()?,
@@ -331,6 +357,11 @@ fn go_on(trainer: &mut Trainer, job: &Job, tell: &mut dyn FnMut(Event<'_>)) -> R
     }
     trainer.restore(&state.parameters, &state.rest)?;
     Ok(state.progress)
+}
+
+/// The batches of an update.
+fn next_batches(loader: &mut Loader, config: &TrainConfig) -> Result<Vec<TrainBatch>> {
+    (0..config.accumulate).map(|_| loader.next_batch()).collect()
 }
 
 /// The seed of what is dropped in a batch.

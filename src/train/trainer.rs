@@ -1,6 +1,7 @@
 //! A model in training on a device: parameters, gradients and moments in arenas, one plan a batch size, and the step.
 
 mod diagnose;
+mod shared;
 
 use super::criterion::{Criterion, Losses, PredictionShape, TERMS};
 use super::distill::{Distillation, Teacher};
@@ -12,14 +13,12 @@ use super::teaching::{DISTILLATION, TEACHER, TEACHER_BOXES, Teaching, partners};
 use crate::Result;
 use crate::data::TrainBatch;
 use crate::gpu::Gpu;
-use crate::graph::{
-    Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, QuantizerArenas, Quantizers, Scratch, Values,
-    fold, fuse,
-};
+use crate::graph::{Arena, Graph, Halves, Layout, Links, MemoryReport, Needs, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
 use crate::models::{BatchSize, ModelConfig};
 use crate::nn::Precision;
 use crate::tensor::{DType, Host, TensorType};
 use serde::Serialize;
+use shared::{Shared, SharedArenas};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -36,19 +35,26 @@ pub struct StepReport {
     pub forward: f64,
     /// Seconds of matching and of making the targets.
     pub matching: f64,
-    /// Seconds of losses, gradients and update.
+    /// Seconds of losses, gradients and update, without what [`Trainer::upload`] took meanwhile.
     pub backward: f64,
     /// Of all these, seconds of writing, encoding and submitting: the rest of `forward` and `backward` is waiting for the device.
     pub host: f64,
 }
 
 /// Where the time of a step goes: see [`StepReport`].
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Times {
     forward: Duration,
     matching: Duration,
     backward: Duration,
     host: Duration,
+}
+
+/// A step that the device works on: see [`Trainer::submit`].
+#[derive(Debug)]
+pub struct Pending {
+    times: Times,
+    shape: PredictionShape,
 }
 
 /// The size of a batch.
@@ -63,15 +69,19 @@ struct Program {
     shape: PredictionShape,
     /// Element type of the pixels.
     pixels: DType,
-    /// What its quantizers have beside the plan's own buffers.
-    arenas: Option<QuantizerArenas>,
+    /// What its shared launches have beside the plan's own buffers.
+    arenas: Option<SharedArenas>,
 }
 
 impl Program {
     /// Writes what the forward reads.
     fn write_batch(&self, batch: &TrainBatch, seed: u32) {
+        let pixels = &batch.batch.pixels;
         // The loader has cast them already; others may not have.
-        self.plan.write("pixel_values", &batch.batch.pixels.clone().cast(self.pixels));
+        match pixels.ty().dtype == self.pixels {
+            true => self.plan.write("pixel_values", pixels),
+            false => self.plan.write("pixel_values", &pixels.clone().cast(self.pixels)),
+        }
         self.plan.write("pixel_mask", &batch.batch.mask);
         self.plan.write("seed", &Host::u32([1], vec![seed]));
     }
@@ -116,6 +126,8 @@ pub struct Trainer {
     optimizer_options: OptimizerOptions,
     scratch: Scratch,
     programs: Vec<(BatchSize, Program)>,
+    /// The batch that has been uploaded already, by epoch, step and seed.
+    uploaded: Option<(BatchSize, [u64; 2], u32)>,
 }
 
 /// What does not change in a run.
@@ -168,6 +180,7 @@ impl Trainer {
             groups,
             scratch: Scratch::default(),
             programs: Vec::new(),
+            uploaded: None,
         })
     }
 
@@ -225,10 +238,10 @@ impl Trainer {
         links.extend(self.halves.iter().flat_map(|halves| halves.links(&self.weights)));
         links.extend(self.gradients.links(GRADIENT));
         links.extend(self.optimizer.iter().flat_map(Optimizer::links));
-        let quantizers = Quantizers::share(&graph, self.weights.layout(), GRADIENT);
-        let arenas = QuantizerArenas::new(&self.gpu, &quantizers, self.programs.iter().filter_map(|(_, program)| program.arenas.as_ref()))?;
+        let shared = Shared::of(&graph, self.weights.layout());
+        let arenas = SharedArenas::new(&self.gpu, &shared, self.programs.iter().filter_map(|(_, program)| program.arenas.as_ref()))?;
         links.extend(arenas.links(&self.weights, &self.gradients));
-        let plan = self.compile(&Halves::share(&quantizers.graph, self.weights.layout()), &links)?;
+        let plan = self.compile(&shared.graph, &links)?;
         let report = plan.memory();
         self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype(), arenas: Some(arenas) }));
         Ok(report)
@@ -254,9 +267,9 @@ impl Trainer {
         let TrainGraph { graph, .. } = self.train_graph(size);
         let (fused, layout) = (fuse(&graph), self.weights.layout());
         let is_gradient = |name: &str| name.strip_prefix(GRADIENT).is_some_and(|name| layout.contains(name));
-        Needs::of(&fold(&fused, &|name| layout.contains(name)).graph, &|name| {
-            layout.contains(name) || is_gradient(name) || TERMS.contains(&name) || name == DISTILLATION
-        })
+        let folded = fold(&fused, &|name| layout.contains(name));
+        Shared::of(&folded.graph, layout)
+            .needs(&|name| layout.contains(name) || is_gradient(name) || TERMS.contains(&name) || name == DISTILLATION)
     }
 
     /// Gives the memory of all plans back; they are compiled again when they are wanted.
@@ -265,6 +278,7 @@ impl Trainer {
     /// A failure of the device.
     pub(super) fn forget_plans(&mut self) -> Result<()> {
         self.programs.clear();
+        self.uploaded = None;
         self.scratch = Scratch::default();
         self.gpu.wait()
     }
@@ -297,6 +311,7 @@ impl Trainer {
         if self.scratch.replaced() > replaced {
             // Older plans would keep the smaller scratch alive.
             self.programs.clear();
+            self.uploaded = None;
         }
         Ok(plan)
     }
@@ -322,6 +337,18 @@ impl Trainer {
     /// # Panics
     /// When there are not as many batches as [`OptimizerOptions::accumulate`] says.
     pub fn step_of_group(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<StepReport> {
+        let pending = self.submit(group, update)?;
+        self.finish(pending)
+    }
+
+    /// The first part of [`Trainer::step_of_group`]: waits for the predictions only, and leaves the device with the rest.
+    ///
+    /// # Errors
+    /// As [`Trainer::step_of_group`].
+    ///
+    /// # Panics
+    /// As [`Trainer::step_of_group`].
+    pub fn submit(&mut self, group: &[(&TrainBatch, u32)], update: Update) -> Result<Pending> {
         assert_eq!(group.len(), self.optimizer_options.accumulate, "batches of one update");
         let mut times = Times::default();
         let mut shape = None;
@@ -332,28 +359,59 @@ impl Trainer {
         let (Some(shape), Some(optimizer)) = (shape, &self.optimizer) else { unreachable!("there is a batch, and prepare was called") };
         let start = Instant::now();
         optimizer.submit(update)?;
-        let submitted = start.elapsed();
-        let found = optimizer.found()?;
+        times.host += start.elapsed();
+        times.backward += start.elapsed();
+        Ok(Pending { times, shape })
+    }
+
+    /// Copies the batch that the next step begins with to where the device takes it from, behind all that was submitted: between
+    /// [`Trainer::submit`] and [`Trainer::finish`] that takes no time of the device's. A batch whose plan is not there waits for its step.
+    pub fn upload(&mut self, batch: &TrainBatch, seed: u32) {
+        let size = size_of(batch);
+        if let Some((_, program)) = self.programs.iter().find(|(s, _)| *s == size) {
+            program.write_batch(batch, seed);
+            self.uploaded = Some((size, [batch.epoch, batch.step], seed));
+        }
+    }
+
+    /// The second part of [`Trainer::step_of_group`]: waits for the update.
+    ///
+    /// # Errors
+    /// As [`Trainer::step_of_group`].
+    ///
+    /// # Panics
+    /// When nothing was submitted.
+    pub fn finish(&self, Pending { times, shape }: Pending) -> Result<StepReport> {
+        let start = Instant::now();
+        let found = self.optimizer.as_ref().expect("a step was submitted").found()?;
         let mut losses = self.options.criterion.losses(&found.beside, shape)?;
         if self.teacher.is_some() {
             losses.add_distillation(found.beside[DISTILLATION].to_f32()[0])?;
         }
-        times.host += submitted;
-        times.backward += start.elapsed();
         let [forward, matching, backward, host] =
-            [times.forward, times.matching, times.backward, times.host].map(|time: Duration| time.as_secs_f64());
+            [times.forward, times.matching, times.backward + start.elapsed(), times.host].map(|time: Duration| time.as_secs_f64());
         Ok(StepReport { losses, grad_norm: found.grad_norm, forward, matching, backward, host })
     }
 
     /// Forward, matching, losses and gradients of a batch whose plan is there; waits for the predictions only.
-    fn differentiate(&self, batch: &TrainBatch, seed: u32, loss_scale: f32, is_first: bool, times: &mut Times) -> Result<PredictionShape> {
+    fn differentiate(
+        &mut self,
+        batch: &TrainBatch,
+        seed: u32,
+        loss_scale: f32,
+        is_first: bool,
+        times: &mut Times,
+    ) -> Result<PredictionShape> {
         let size = size_of(batch);
+        let is_there = self.uploaded.take() == Some((size, [batch.epoch, batch.step], seed));
         let (Some((_, program)), Some(optimizer)) = (self.programs.iter().find(|(s, _)| *s == size), &self.optimizer) else {
             unreachable!("prepare has made both")
         };
         let (plan, shape) = (&program.plan, program.shape);
         let start = Instant::now();
-        program.write_batch(batch, seed);
+        if !is_there {
+            program.write_batch(batch, seed);
+        }
         plan.run_segment(0)?;
         let rest = plan.encode_segment(1);
         let written = start.elapsed();
@@ -426,7 +484,7 @@ impl Trainer {
         let arena = self.weights.layout().bytes();
         let optimizer = self.optimizer.as_ref().map_or(0, Optimizer::bytes);
         let weights = arena + self.halves.as_ref().map_or(0, Halves::bytes);
-        let arenas = QuantizerArenas::bytes(self.programs.iter().filter_map(|(_, p)| p.arenas.as_ref()));
+        let arenas = SharedArenas::bytes(self.programs.iter().filter_map(|(_, p)| p.arenas.as_ref()));
         let plans = self.programs.iter().map(|(_, p)| p.plan.memory());
         let (io, scratch) = plans.fold((arenas, 0), |(io, scratch), m| (io + m.io, m.scratch.max(scratch)));
         let constants = self.constants.bytes();

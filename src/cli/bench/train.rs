@@ -114,7 +114,10 @@ impl BenchTrain {
         for i in 0..WARM_UP + self.runs as usize {
             let started = Instant::now();
             let update = Update { step: i as u64, factor: 1.0, loss_scale: loss_scale.value() };
-            let report = trainer.step_of_group(&vec![(&batch, i as u32); config.accumulate], update)?;
+            // As in a run: the next batch is uploaded while the device works.
+            let pending = trainer.submit(&vec![(&batch, i as u32); config.accumulate], update)?;
+            trainer.upload(&batch, i as u32 + 1);
+            let report = trainer.finish(pending)?;
             let step = started.elapsed().as_secs_f64();
             loss_scale = report.grad_norm.map_or_else(|| loss_scale.skipped(), |_| Ok(loss_scale.done()))?;
             loss = report.losses.total;

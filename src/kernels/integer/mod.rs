@@ -16,6 +16,7 @@
 //! Inputs of the products, see [`Arithmetic`]: x, w, the states f32 `[1, 4]` and `[N, 4]` of their quantizers, then scale, shift
 //! and residual as far as the epilogue has them.
 
+mod arena_scales;
 mod arithmetic;
 mod conv;
 mod depthwise;
@@ -25,6 +26,7 @@ mod matrix;
 mod product;
 mod scale;
 
+pub use arena_scales::{ArenaScales, ScaleRow};
 pub use arithmetic::{Arithmetic, Bits, Requantize};
 pub use conv::IntegerConv;
 pub use depthwise::IntegerDepthwise;
@@ -121,7 +123,7 @@ pub(crate) fn matrix_case() -> Case {
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [linear::cases(), conv::cases(), depthwise::cases(), scale::cases(), gradient::cases()].concat()
+    [linear::cases(), conv::cases(), depthwise::cases(), scale::cases(), arena_scales::cases(), gradient::cases()].concat()
 }
 
 /// Codes of so many bits, all of them with the same chance.

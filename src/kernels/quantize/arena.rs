@@ -50,9 +50,8 @@ impl CodeBlock {
         let word = |v: usize| u32::try_from(v).expect("arenas have less than 2^32 elements");
         let row = |block: &Option<Self>| {
             block.map_or([0; 8], |b| {
-                let levels = b.levels.bits | if b.levels.signed { 256 } else { 0 };
                 let [source, count, element, inner] = [b.source, b.count, b.element, b.inner].map(word);
-                [source, count, element, inner, word(b.states[0]), word(b.states[1]), levels, word(b.values)]
+                [source, count, element, inner, word(b.states[0]), word(b.states[1]), b.levels.word(), word(b.values)]
             })
         };
         Host::u32([blocks.len(), 8], blocks.iter().flat_map(row).collect())

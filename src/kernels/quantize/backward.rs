@@ -5,6 +5,7 @@
 //!
 //! Where x is read by more than the quantizer, and where it comes from an activation, d_x can be more than the quantizer's share: a
 //! fourth input, another gradient like x, is added, and the sum goes back through the activation. That appears when graphs are fused.
+//! Where nothing before the quantizer learns, there is no d_x.
 
 use super::codes::{Granular, Quantize, test_shapes, test_state, test_x};
 use super::values::divides;
@@ -28,6 +29,8 @@ pub struct QuantizeBackward {
     pub signed: bool,
     /// Neighbouring elements that share a step size.
     pub inner: usize,
+    /// Whether d_x is a result.
+    pub d_x: bool,
     /// Another gradient of x is added.
     pub added: bool,
     /// What gave x: d_x is the gradient of its input.
@@ -46,8 +49,13 @@ struct Shares {
 }
 
 impl QuantizeBackward {
-    pub(super) fn of(Quantize { bits, signed, inner }: Quantize) -> Self {
-        Self { bits, signed, inner, added: false, activation: Activation::None }
+    pub(super) fn of(Quantize { bits, signed, inner }: Quantize, d_x: bool) -> Self {
+        Self { bits, signed, inner, d_x, added: false, activation: Activation::None }
+    }
+
+    /// Which result is the sums.
+    pub(crate) fn sums(self) -> usize {
+        usize::from(self.d_x)
     }
 
     fn forward(self) -> Quantize {
@@ -63,22 +71,24 @@ impl QuantizeBackward {
         }
     }
 
-    /// Enough workgroups for a large GPU, each with some passes of work.
+    /// Enough workgroups for a large GPU, each with some passes of work; of little, as many as there is work for.
     fn shares(self, x: TensorType, groups: usize) -> Shares {
         let elements = x.shape.len() / groups;
-        let parts = elements.div_ceil(8 * GROUP).min(2048usize.div_ceil(groups));
+        let parts = elements.div_ceil(4 * GROUP).min(2048usize.div_ceil(groups));
         Shares { groups, run: self.forward().run(x.shape, groups), parts, chunk: elements.div_ceil(parts).next_multiple_of(4) }
     }
 
-    /// Invocations for a part: some four steps of four pieces each, in whole groups that run together.
-    fn lanes(chunk: usize, width: usize) -> usize {
-        (chunk / width).div_ceil(16).next_power_of_two().clamp(32, GROUP)
+    /// Invocations for a part: of little, a step of four pieces each; of much, which keeps a GPU busy anyway, two, so that none is left
+    /// half empty. More when there are as many as a workgroup has.
+    fn lanes(chunk: usize, width: usize, pieces: usize) -> usize {
+        let each = if pieces > 1 << 20 { 8 } else { 4 };
+        (chunk / width).div_ceil(each).next_power_of_two().clamp(32, GROUP)
     }
 
     fn kernel(self, inputs: &[TensorType], width: usize) -> Dispatch {
         let (x, d, levels) = (inputs[0], inputs[2], self.forward().levels());
         let Shares { groups, run, parts, chunk } = self.shares(x, inputs[1].shape.rows());
-        let lanes_of_part = Self::lanes(chunk, width);
+        let lanes_of_part = Self::lanes(chunk, width, x.shape.len() / width);
         let words = Words::of([x.shape.len() / groups / width, run / width, groups, parts, chunk / width]);
         let dispatch = Dispatch::new(wgsl!("quantize/backward.wgsl"), inputs.len())
             .wide("wide_x", x.dtype, width)
@@ -87,8 +97,8 @@ impl QuantizeBackward {
             .constant("LANES", lanes_of_part)
             .params(words.float(levels.low() as f32).float(levels.high() as f32))
             .constant("ACTIVATION", self.activation as usize)
-            .constant("AT_D_X", inputs.len() + 1)
-            .constant("AT_SUMS", inputs.len() + 2)
+            .constant("AT_SUMS", inputs.len() + 1 + self.sums())
+            .part(if self.d_x { wgsl!("quantize/d_x.wgsl") } else { wgsl!("quantize/no_d_x.wgsl") })
             .part(if self.added { wgsl!("quantize/other.wgsl") } else { wgsl!("quantize/no_other.wgsl") })
             .over_groups((groups * parts).div_ceil(GROUP / lanes_of_part));
         lanes(dispatch, width)
@@ -103,17 +113,22 @@ impl Op for QuantizeBackward {
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [x, state, d, other @ ..] = inputs else { panic!("quantize_backward: wants x, state and d, found {}", ids(inputs)) };
         let others: &[TensorType] = if self.added { &[*x] } else { &[] };
-        let fits =
-            other == others && x.dtype.is_float() && divides(self.inner, x.shape, *state) && d.dtype.is_float() && d.shape == x.shape;
+        let fits = other == others
+            && (self.d_x || !self.added)
+            && x.dtype.is_float()
+            && divides(self.inner, x.shape, *state)
+            && d.dtype.is_float()
+            && d.shape == x.shape;
         assert!(fits, "quantize_backward: {self:?} wants floats x, its state f32[G, 4] and floats d like x, found {}", ids(inputs));
         let groups = state.shape.rows();
-        vec![*x, TensorType::f32([self.shares(*x, groups).parts, 4 * groups])]
+        let sums = TensorType::f32([self.shares(*x, groups).parts, 4 * groups]);
+        self.d_x.then_some(*x).into_iter().chain([sums]).collect()
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
         let (x, state, d, levels) = (inputs[0].to_f32(), inputs[1].to_f32(), inputs[2].to_f32(), self.forward().levels());
-        let Shares { groups, run, chunk, .. } = self.shares(outputs[0], state.len() / 4);
-        let mut sums = vec![0f64; outputs[1].shape.len()];
+        let Shares { groups, run, chunk, .. } = self.shares(inputs[0].ty(), state.len() / 4);
+        let mut sums = vec![0f64; outputs[self.sums()].shape.len()];
         let mut d_x = vec![0.0; x.len()];
         let other = inputs.get(3).map(|other| other.to_f32());
         for (i, (&x, &d)) in x.iter().zip(d.iter()).enumerate() {
@@ -129,7 +144,8 @@ impl Op for QuantizeBackward {
             sums[2] -= if inside { 0.0 } else { f64::from(state[0]) * f64::from(d) };
         }
         let sums = sums.into_iter().map(|s| s as f32).collect();
-        vec![Host::from_f32(outputs[0], d_x), Host::from_f32(outputs[1], sums)]
+        let results = self.d_x.then_some(d_x).into_iter().chain([sums]);
+        outputs.iter().zip(results).map(|(&ty, result)| Host::from_f32(ty, result)).collect()
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
@@ -164,7 +180,7 @@ pub(super) fn cases() -> Vec<Case> {
         let inputs = vec![test_x(&shape, bits, i as u64), state, noise(&shape, i as u64 + 90)];
         // Sums of up to thousands of terms of the size of the levels.
         let tolerance = Tolerance { absolute: 2e-5 * (1 << bits) as f32, relative: 1e-5 };
-        let plain = QuantizeBackward::of(Quantize { bits, signed, inner });
+        let plain = QuantizeBackward::of(Quantize { bits, signed, inner }, true);
         let activation = [Activation::Relu, Activation::None, Activation::Relu6][i % 3];
         let joined = QuantizeBackward { added: i % 5 != 0, activation, ..plain };
         let other = joined.added.then(|| noise(&shape, i as u64 + 180));
@@ -176,6 +192,7 @@ pub(super) fn cases() -> Vec<Case> {
             half.inputs[1] = joined.inputs[1].clone();
             cases.push(half);
         }
+        cases.push(Case::new(QuantizeBackward { d_x: false, ..plain }, inputs.clone(), tolerance));
         let case = Case::new(plain, inputs, tolerance);
         let mut half = Case { tolerance: Tolerance { relative: 1e-3, ..tolerance }, ..case.clone() };
         half.inputs[2] = half.inputs[2].clone().cast(DType::F16);

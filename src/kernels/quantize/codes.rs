@@ -86,8 +86,9 @@ impl Op for Quantize {
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
         let Some(d) = d_outputs[0] else { return vec![None; 2] };
-        let all = graph.apply_all(Arc::new(QuantizeBackward::of(*self)), &[io.inputs[0], io.inputs[1], d]);
-        let d_state = wanted[1].then(|| sums_of_state(graph, self.levels(), io.inputs[0], all[1]));
+        let op = QuantizeBackward::of(*self, wanted[0]);
+        let all = graph.apply_all(Arc::new(op), &[io.inputs[0], io.inputs[1], d]);
+        let d_state = wanted[1].then(|| sums_of_state(graph, self.levels(), io.inputs[0], all[op.sums()]));
         vec![wanted[0].then_some(all[0]), d_state]
     }
 

@@ -28,6 +28,7 @@
 //! can rise again.
 
 mod arena;
+mod arena_backward;
 mod backward;
 mod codes;
 mod state;
@@ -35,6 +36,7 @@ mod states;
 mod values;
 
 pub use arena::{ArenaCodes, CodeBlock};
+pub use arena_backward::{ArenaBackward, WeightRow};
 pub use backward::QuantizeBackward;
 pub use codes::Quantize;
 pub use state::{QuantizerState, QuantizerStateBackward};
@@ -87,6 +89,16 @@ impl Levels {
         if self.signed { 0 } else { 1 << (self.bits - 1) }
     }
 
+    /// As a word of a table: the bits, and 256 if signed.
+    fn word(self) -> u32 {
+        self.bits | if self.signed { 256 } else { 0 }
+    }
+
+    /// What [`Levels::word`] was made of.
+    fn of_word(word: u32) -> Self {
+        Self::new(word & 255, word > 255)
+    }
+
     /// The level of x on the scale of levels, not yet clamped and rounded: u.
     fn scaled(self, x: f32, state: &[f32]) -> f32 {
         x * state[1] + state[2]
@@ -119,7 +131,8 @@ pub fn dequantize(g: &mut Graph, codes: Var, state: Var, inner: usize, to: DType
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [state::cases(), states::cases(), arena::cases(), codes::cases(), values::cases(), backward::cases()].concat()
+    let arenas = [states::cases(), arena::cases(), arena_backward::cases()].concat();
+    [state::cases(), arenas, codes::cases(), values::cases(), backward::cases()].concat()
 }
 
 #[cfg(test)]
