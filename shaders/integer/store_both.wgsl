@@ -5,5 +5,5 @@
 fn store(i: u32, v: vec4<f32>, step: vec4<f32>) {
     let stored = as_stored(v);
     y[i] = element_y4(stored);
-    codes[i] = codes_of(stored, step);
+    store_codes(i, stored, step);
 }
