@@ -23,8 +23,9 @@ fn floats_of(sums: vec4<i32>) -> vec4<f32> {
 struct Channels {
     scale: vec4<f32>,
     shift: vec4<f32>,
-    // The state of the quantizer behind them.
+    // The states of the quantizers behind them, which are read here, before anything is stored.
     step: vec4<f32>,
+    next_step: vec4<f32>,
 }
 
 // Of columns `column`..`column + 4`.
@@ -38,6 +39,7 @@ fn channels_at(column: u32) -> Channels {
         channels.shift = shift[channel];
     }
     channels.step = step_of(channel);
+    channels.next_step = next_step();
     return channels;
 }
 
@@ -69,5 +71,5 @@ fn store_sums(row: u32, column: u32, sums: vec4<i32>) {
 
 fn finish(row: u32, column: u32, sums: vec4<i32>, added: vec4<f32>) {
     let channels = channels_at(column);
-    store(result_at(row, column), finished(channels, sums, added), channels.step);
+    store(result_at(row, column), finished(channels, sums, added), channels);
 }

@@ -148,7 +148,7 @@ fn next(r: Results) -> Results {
 fn store_result(r: Results, i: u32, v: vec4<f32>) {
     let row = r.row + i * 4u * SHARES;
     if row < p.m && r.column < p.n {
-        store(result_at(row, r.column), v, r.channels.step);
+        store(result_at(row, r.column), v, r.channels);
     }
 }
 

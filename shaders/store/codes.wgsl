@@ -15,16 +15,18 @@ fn as_stored(v: vec4<f32>) -> vec4<f32> {
     return v;
 }
 
-fn write_codes(i: u32, v: vec4<f32>, first: u32, end: u32) {
-    for (var q = first; q < end; q++) {
-        let s = state_of(q);
-        codes[q * words() + i] = codes_under(v, vec4<f32>(s.y), vec4<f32>(s.z), LOW, HIGH, f32(OFFSET), no_bits());
-    }
-}
-
+// Everything is read before anything is stored: a compiler cannot move loads before stores that may be to the same place.
 fn store(i: u32, v: vec4<f32>) {
     let stored = as_stored(v);
+    let sum = with_addend(i, stored);
+    var of_quantizer: array<u32, QUANTIZERS>;
+    for (var q = 0u; q < QUANTIZERS; q++) {
+        let s = state_of(q);
+        let x = select(stored, sum, q >= PLAIN);
+        of_quantizer[q] = codes_under(x, vec4<f32>(s.y), vec4<f32>(s.z), LOW, HIGH, f32(OFFSET), no_bits());
+    }
     keep(i, stored);
-    write_codes(i, stored, 0u, PLAIN);
-    store_sum(i, stored);
+    for (var q = 0u; q < QUANTIZERS; q++) {
+        codes[q * words() + i] = of_quantizer[q];
+    }
 }

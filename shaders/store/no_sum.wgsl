@@ -1,2 +1,4 @@
 // All codes are of the result itself.
-fn store_sum(i: u32, stored: vec4<f32>) {}
+fn with_addend(i: u32, stored: vec4<f32>) -> vec4<f32> {
+    return stored;
+}

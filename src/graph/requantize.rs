@@ -195,11 +195,12 @@ impl<'a> Search<'a> {
         if !are_parts {
             return vec![first];
         }
-        let constant: Vec<Behind> = alike.iter().filter(|q| q.constant).copied().collect();
+        let mut constant: Vec<Behind> = alike.iter().filter(|q| q.constant).copied().collect();
         if constant.len() < 2 {
             alike.truncate(most(false));
             return alike;
         }
+        constant.truncate(most(true));
         constant
     }
 
@@ -212,7 +213,7 @@ impl<'a> Search<'a> {
             channels.is_multiple_of(4 * groups) && (groups == 1 || q.op.inner == channels / groups)
         };
         let suiting: Vec<Behind> = quantizers.iter().filter(suits).copied().collect();
-        let taken = self.together(node.outputs[0], suiting, |one_state| if one_state { usize::MAX } else { 1 });
+        let taken = self.together(node.outputs[0], suiting, |one_state| 1 + usize::from(one_state));
         let first = taken.first()?;
         let keep = readers > taken.len();
         let (levels, groups) = (first.op.levels(), self.graph.shape(first.state).rows());

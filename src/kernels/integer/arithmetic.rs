@@ -29,7 +29,7 @@ impl Bits {
 pub struct Requantize {
     /// What the codes are of.
     pub levels: Levels,
-    /// How many quantizers of these levels there are.
+    /// How many quantizers of these levels there are: one or two.
     pub quantizers: usize,
     /// Step sizes of each: one, or of a single quantizer several for as many neighbouring channels each, a multiple of 4.
     pub groups: usize,
@@ -83,7 +83,7 @@ impl Arithmetic {
         let Some(Requantize { keep, groups, quantizers, .. }) = self.requantize else { return vec![y] };
         let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([products * groups * quantizers, 4])];
         assert!(
-            fits && quantizers.min(groups.max(products)) == 1,
+            fits && (quantizers == 1 || [quantizers, groups, products] == [2, 1, 1]),
             "{op}: to give codes it wants a multiple of 4 channels for each row of a state, found {y}, {behind:?}"
         );
         keep.then_some(y).into_iter().chain([codes_type(y, quantizers)]).collect()
@@ -159,7 +159,7 @@ impl Arithmetic {
         };
         let dispatch = dispatch
             .constant("AT_CODES", first + usize::from(keep))
-            .constant("QUANTIZERS", quantizers)
+            .flag("ARE_TWO", quantizers == 2)
             .constant("OUT_GROUPS", products * groups)
             .constant("OUT_INNER", n / groups / 4)
             .constant("HALF", 1 << (levels.bits - 1))
