@@ -24,6 +24,11 @@ fn no_bits() -> u32 {
     return p.rows >> 31u;
 }
 
+// Vectors of results.
+fn words() -> u32 {
+    return p.rows * p.pieces;
+}
+
 @compute @workgroup_size(GROUP)
 fn main(
     @builtin(local_invocation_index) local: u32,

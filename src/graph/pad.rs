@@ -49,11 +49,11 @@ fn of_mix(graph: &Graph, readers: &HashMap<Var, usize>, mix: &Node) -> Option<[(
 
 /// The softmax of padded rows; none where it is none that gives codes alone.
 fn with_keys(coded: &Coded, keys: usize) -> Option<Coded> {
-    let Coded { of: Producer::Softmax(Softmax { keys: None }), quantizers, keep: false } = coded else { return None };
+    let Coded { of: Producer::Softmax(Softmax { keys: None }), quantizers, keep: false, .. } = coded else { return None };
     let &[quantizer] = &quantizers[..] else { return None };
     let inner = quantizer.inner.is_multiple_of(keys).then(|| quantizer.inner / keys * padded(keys))?;
     let of = Producer::Softmax(Softmax { keys: Some(keys) });
-    Some(Coded { of, quantizers: vec![Quantize { inner, ..quantizer }], keep: false })
+    Some(Coded { of, quantizers: vec![Quantize { inner, ..quantizer }], of_sum: 0, keep: false })
 }
 
 fn is<T: Op>(node: &Node) -> Option<&T> {
@@ -119,7 +119,7 @@ mod tests {
             (7, Some("codes"), false),
         ] {
             let g = attention(keys, seen);
-            let fused = fuse(&g);
+            let fused = fuse(&g, &|_| false);
             assert_eq!(is_padded(&fused), padded, "{keys} {seen:?}");
             let inputs: Values = [("q", 5), ("k", keys), ("v", keys)].map(|(name, l)| (name.to_owned(), noise([2, l, 8], l as u64))).into();
             let [before, after] = [&g, &fused].map(|g| interpret(g, &inputs, &Values::new()));

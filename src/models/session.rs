@@ -77,7 +77,7 @@ impl Session {
     }
 
     fn compile(&mut self, size: BatchSize) -> Result<Plan> {
-        let graph = fuse(&(self.build)(size));
+        let graph = fuse(&(self.build)(size), &|_| false);
         let folded = fold(&graph, &|_| false);
         let missing = folded.evaluate(&self.values, &|name| !self.params.contains(name));
         if !missing.is_empty() {
