@@ -5,11 +5,13 @@
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
 //! everything that is there already. Quantizers follow at the end: see [`super::requantize`], [`super::pad`] and [`super::join`].
 
+use super::attend::attend;
 use super::join::join;
 use super::pad::pad;
 use super::rebuild::{Rebuild, prune};
 use super::requantize::requantize;
 use super::{Graph, Node, Op, Origin, Var};
+use crate::gpu::Capabilities;
 use crate::kernels::binary::{self, Binary};
 use crate::kernels::conv::Conv2d;
 use crate::kernels::depthwise::Depthwise;
@@ -48,6 +50,11 @@ pub fn fuse(graph: &Graph) -> Graph {
     }
     // Products that were absorbed still stand where they were, without readers.
     join(&pad(&requantize(&prune(&fusion.graph.finish()))))
+}
+
+/// [`fuse`], and what is faster on a device: attention on codes in one kernel.
+pub fn fuse_for(graph: &Graph, device: &Capabilities) -> Graph {
+    attend(&fuse(graph), device)
 }
 
 struct Fusion<'a> {
