@@ -89,7 +89,9 @@ mod tests {
     use crate::graph::pad::tests::{attention, tokens};
     use crate::graph::{Values, fuse, fuse_for, interpret};
 
-    const BYTES: Capabilities = Capabilities { byte_matrix: true, matrix: true, f16: true, tier: Tier::Matrix, ..Capabilities::WEBGPU };
+    /// A device with matrices of bytes and as much workgroup memory as has been seen there.
+    const BYTES: Capabilities =
+        Capabilities { f16: true, matrix: true, byte_matrix: true, workgroup_memory: 48 << 10, tier: Tier::Matrix, ..Capabilities::WEBGPU };
 
     fn count(g: &Graph, op: &str) -> usize {
         g.nodes().iter().filter(|node| node.op.name() == op).count()
@@ -101,7 +103,8 @@ mod tests {
             ([17, 70, 64], None, BYTES, 1),
             ([16, 160, 64], None, BYTES, 1),
             ([17, 70, 64], None, Capabilities::WEBGPU, 0),
-            ([15, 70, 64], None, BYTES, 0),
+            ([17, 60, 64], None, BYTES, 0),
+            ([17, 2000, 64], None, BYTES, 0),
             ([17, 70, 60], None, BYTES, 0),
             ([17, 70, 64], Some("scores"), BYTES, 0),
             ([17, 70, 64], Some("map"), BYTES, 0),
