@@ -4,8 +4,9 @@
 mod common;
 
 use common::gpu;
+use qdetr::gpu::{Capabilities, Tier};
 use qdetr::graph::check::noise;
-use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fuse, interpret};
+use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fuse, fuse_for, interpret};
 use qdetr::kernels::conv::{Window, conv2d};
 use qdetr::kernels::depthwise::depthwise;
 use qdetr::kernels::head_codes::{self, HeadCodes};
@@ -18,6 +19,7 @@ use qdetr::kernels::softmax::softmax;
 use qdetr::kernels::{binary, linear, reduce, unary};
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{DType, Host};
+use std::collections::BTreeSet;
 
 /// On what products compute.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -379,8 +381,8 @@ fn alike_quantizers_and_the_layers_behind_them_share_launches() {
     }
 }
 
-/// Attention on codes of 21 queries to so many keys, whose map is an output too where a training would read it.
-fn attention(to: DType, keys: usize, trains: bool) -> (Graph, Values) {
+/// Attention on codes of so many queries to so many keys, whose map is an output too where a training would read it.
+fn attention(to: DType, [queries, keys]: [usize; 2], trains: bool) -> (Graph, Values) {
     let mut net = Net::new(On::Codes, false, to);
     let of_heads = |net: &mut Net, x: Var, alpha: f32, signed: bool, inner: usize| {
         let levels = Levels::new(8, signed);
@@ -388,7 +390,7 @@ fn attention(to: DType, keys: usize, trains: bool) -> (Graph, Values) {
         let state = quantizer_state(&mut net.g, alpha, Some(zp), levels);
         HeadCodes { codes: quantize(&mut net.g, x, state, levels, inner), state }
     };
-    let [q, k, v] = [21, keys, keys].map(|length| {
+    let [q, k, v] = [queries, keys, keys].map(|length| {
         let tokens = Host::f32([2, length, 64], noise([2, length, 64], net.values.len() as u64).to_f32().iter().map(|v| 2.0 * v).collect());
         let tokens = net.input(tokens.cast(to));
         of_heads(&mut net, tokens, 0.02, true, 32)
@@ -396,7 +398,7 @@ fn attention(to: DType, keys: usize, trains: bool) -> (Graph, Values) {
     let mask = net.input(Host::u32([2, keys], (0..2 * keys).map(|i| u32::from(i % 5 != 2)).collect()));
     let scores = head_codes::scores(&mut net.g, q, k, 2, to);
     let map = softmax(&mut net.g, scores, Some(mask));
-    let map_codes = of_heads(&mut net, map, 0.001, false, 21 * keys);
+    let map_codes = of_heads(&mut net, map, 0.001, false, queries * keys);
     let y = head_codes::mix(&mut net.g, map_codes, v, to);
     net.g.output("y", y);
     if trains {
@@ -408,8 +410,8 @@ fn attention(to: DType, keys: usize, trains: bool) -> (Graph, Values) {
 #[test]
 fn attention_in_use_has_the_bits_of_attention_in_training() {
     for (to, keys) in [(DType::F32, 70), (DType::F16, 70), (DType::F32, 301), (DType::F16, 301), (DType::F16, 850)] {
-        let (trained, values) = attention(to, keys, true);
-        let (used, _) = attention(to, keys, false);
+        let (trained, values) = attention(to, [21, keys], true);
+        let (used, _) = attention(to, [21, keys], false);
         let longest = |g: &Graph| g.nodes().iter().flat_map(|n| &n.outputs).map(|&v| g.shape(v).last()).max();
         let (trained, used) = (fuse(&trained, &|_| false), fuse(&used, &|_| false));
         assert_eq!([longest(&trained), longest(&used)], [Some(keys), Some(keys.next_multiple_of(16))], "the map in use is padded");
@@ -417,6 +419,33 @@ fn attention_in_use_has_the_bits_of_attention_in_training() {
         for variant in [0, 1, 2, 99] {
             let found = run(&used, &values, variant);
             assert_same(&found, &[("y".to_owned(), expected.clone())].into(), &format!("{to}, {keys} keys, variant {variant}"));
+        }
+    }
+}
+
+#[test]
+fn attention_in_one_kernel_has_the_bits_of_attention_in_training() {
+    let matrix = Capabilities { f16: true, matrix: true, workgroup_memory: 48 << 10, tier: Tier::Matrix, ..Capabilities::WEBGPU };
+    let bytes = Capabilities { byte_matrix: true, ..matrix };
+    for (to, queries, keys) in [
+        (DType::F32, 16, 65),
+        (DType::F16, 100, 100),
+        (DType::F16, 33, 160),
+        (DType::F32, 18, 401),
+        (DType::F16, 50, 850),
+        (DType::F32, 50, 864),
+        (DType::F16, 19, 1050),
+        (DType::F32, 19, 1900),
+    ] {
+        let (trained, values) = attention(to, [queries, keys], true);
+        let used = fuse_for(&attention(to, [queries, keys], false).0, &bytes);
+        assert_eq!([count(&used, "integer_attention"), count(&used, "integer_scores")], [1, 0]);
+        let expected = run(&fuse(&trained, &|_| false), &values, 0)["y"].clone();
+        let distinct: BTreeSet<u32> = expected.to_f32().iter().map(|v| v.to_bits()).collect();
+        assert!(distinct.len() > 100, "{} different numbers", distinct.len());
+        for variant in [0, 99] {
+            let found = run(&used, &values, variant);
+            assert_same(&found, &[("y".to_owned(), expected.clone())].into(), &format!("{to}, {queries} x {keys}, variant {variant}"));
         }
     }
 }

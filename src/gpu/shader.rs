@@ -37,6 +37,7 @@ macro_rules! wgsl {
 pub const COMMON: &[Source] = &[
     wgsl!("common/index.wgsl"),
     wgsl!("common/codes.wgsl"),
+    wgsl!("common/differences.wgsl"),
     wgsl!("common/dropout.wgsl"),
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),
@@ -48,6 +49,7 @@ pub const COMMON: &[Source] = &[
     wgsl!("common/result.wgsl"),
     wgsl!("common/rounded.wgsl"),
     wgsl!("common/straight_through.wgsl"),
+    wgsl!("common/sums_of_codes.wgsl"),
     wgsl!("common/transposed.wgsl"),
 ];
 

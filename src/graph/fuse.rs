@@ -5,12 +5,14 @@
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
 //! everything that is there already. Quantizers follow at the end: see [`super::requantize`], [`super::pad`], [`super::join`] and [`super::batch`].
 
+use super::attend::attend;
 use super::batch::batch;
 use super::join::join;
 use super::pad::pad;
 use super::rebuild::{Rebuild, constants_first, prune};
 use super::requantize::requantize;
 use super::{Graph, Node, Op, Origin, Var};
+use crate::gpu::Capabilities;
 use crate::kernels::binary::{self, Binary};
 use crate::kernels::conv::Conv2d;
 use crate::kernels::depthwise::Depthwise;
@@ -51,6 +53,11 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     // Products that were absorbed still stand where they were, without readers.
     let graph = constants_first(&prune(&fusion.graph.finish()), trainable);
     batch(&join(&pad(&requantize(&graph, trainable))), trainable)
+}
+
+/// [`fuse`], and what is faster on a device: attention on codes in one kernel.
+pub fn fuse_for(graph: &Graph, device: &Capabilities) -> Graph {
+    attend(&fuse(graph, &|_| false), device)
 }
 
 struct Fusion<'a> {

@@ -9,6 +9,7 @@
 //! twin ([`interpret`]) and on a GPU through a [`Plan`].
 
 mod arena;
+mod attend;
 mod backward;
 mod batch;
 pub mod check;
@@ -31,7 +32,7 @@ mod requantize;
 
 pub use arena::{Arena, Layout};
 pub use fold::{Folded, fold};
-pub use fuse::fuse;
+pub use fuse::{fuse, fuse_for};
 pub use halves::Halves;
 pub use interpret::{Values, interpret};
 pub use memory::Needs;

@@ -247,6 +247,7 @@ pub(crate) fn coded(of: Producer, quantizers: Vec<Quantize>, of_sum: usize, keep
 }
 
 pub use cases::cases;
+pub(super) use cases::clear_state;
 
 mod cases {
     use super::*;
@@ -257,7 +258,7 @@ mod cases {
 
     /// What a producer gives may differ in the last bits between twin and device, and then codes at a tie do: the state of a
     /// quantizer under which no value comes closer to a tie than `margin` steps.
-    fn clear_state(y: &Host, quantizer: Quantize, groups: usize, margin: f32) -> Host {
+    pub(in super::super) fn clear_state(y: &Host, quantizer: Quantize, groups: usize, margin: f32) -> Host {
         let (values, run) = (y.to_f32(), y.shape().len() / groups);
         let run = if groups == 1 { run } else { quantizer.inner };
         let state = |group: usize| {

@@ -4,7 +4,7 @@
 use super::BatchSize;
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse_for};
 use crate::tensor::{DType, Host};
 use std::fmt;
 
@@ -77,7 +77,7 @@ impl Session {
     }
 
     fn compile(&mut self, size: BatchSize) -> Result<Plan> {
-        let graph = fuse(&(self.build)(size), &|_| false);
+        let graph = fuse_for(&(self.build)(size), self.gpu.capabilities());
         let folded = fold(&graph, &|_| false);
         let missing = folded.evaluate(&self.values, &|name| !self.params.contains(name));
         if !missing.is_empty() {
