@@ -1,5 +1,6 @@
 #import common/epilogue.wgsl
 #import common/rounded.wgsl
+#import common/sums_of_codes.wgsl
 
 // From integer sums to the result [m, n], n a multiple of 4: activation(scale[n] · S + shift[n] + residual), with the product
 // rounded before it is added. A piece says where the residual is, another what is stored.
@@ -7,14 +8,13 @@
 @group(0) @binding(3) var<storage, read> scale: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> shift: array<vec4<f32>>;
 
-// The nearest floats. Above 2^24 WGSL lets a conversion round either way; the sum of two exact parts rounds to nearest. Up to 2^22 an
-// integer can be put behind the exponent of 1.5 · 2^23, which takes two plain instructions in place of a slow one.
+// The nearest floats.
 fn floats_of(sums: vec4<i32>) -> vec4<f32> {
     if ARE_SMALL {
-        return bitcast<vec4<f32>>(sums + vec4<i32>(0x4b400000)) - 12582912.0;
+        return floats_of_small(sums);
     }
     if IN_PARTS {
-        return vec4<f32>(sums & vec4<i32>(-4096)) + vec4<f32>(sums & vec4<i32>(4095));
+        return nearest_floats(sums);
     }
     return vec4<f32>(sums);
 }

@@ -297,7 +297,19 @@ fn main(
     let factor = factor_of(state_of(OF_QUERIES, head), state_of(OF_KEYS, head), p.scale, nothing());
     let factor_y = factor_of(of_map, state_of(OF_VALUES, head), 1.0, nothing());
     let start_k = image * p.keys * p.heads * 2u + head * 2u;
-    var keys = load_keys(0u, place, lane, start_k);
+    let keys0 = load_keys(0u, place, lane, start_k);
+    var keys1 = Chunks();
+    var keys2 = Chunks();
+    var keys3 = Chunks();
+    if STEPS > 1u {
+        keys1 = load_keys(1u, place, lane, start_k);
+    }
+    if STEPS > 2u {
+        keys2 = load_keys(2u, place, lane, start_k);
+    }
+    if STEPS > 3u {
+        keys3 = load_keys(3u, place, lane, start_k);
+    }
     if local < 32u {
         let token = image * p.queries + min(first_row + lane / 2u, p.queries - 1u);
         sh_queries[lane / 2u * CHUNKS + lane % 2u] = bitcast<vec4<f32>>(q[(token * p.heads + head) * 2u + lane % 2u]);
@@ -327,8 +339,8 @@ fn main(
     var s1 = Four();
     var s2 = Four();
     var s3 = Four();
-    stage_keys(place, lane, keys);
-    workgroupBarrier();
+    stage_keys(place, lane, keys0);
+    subgroupBarrier();
     let k0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
     let y0 = coopMultiplyAdd(queries, k0, coopMultiplyAdd(no_q, k0, coopMultiplyAdd(one_a, k0, first)));
     var y_right0 = coop_mat16x16<f32, C>();
@@ -336,18 +348,17 @@ fn main(
         let right0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
         y_right0 = coopMultiplyAdd(queries, right0, coopMultiplyAdd(no_q, right0, coopMultiplyAdd(one_a, right0, first)));
     }
-    keys = load_keys(1u, place, lane, start_k);
-    workgroupBarrier();
+    subgroupBarrier();
     coopStoreT(y0, &sh[at_strip], STRIDE);
     if PIECES > 4u {
         coopStoreT(y_right0, &sh[at_strip_right], STRIDE);
     }
-    workgroupBarrier();
+    subgroupBarrier();
     s0 = scores(place, 0u, factor);
-    workgroupBarrier();
+    subgroupBarrier();
     if STEPS > 1u {
-        stage_keys(place, lane, keys);
-        workgroupBarrier();
+        stage_keys(place, lane, keys1);
+        subgroupBarrier();
         let k1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
         let y1 = coopMultiplyAdd(queries, k1, coopMultiplyAdd(no_q, k1, coopMultiplyAdd(one_a, k1, first)));
         var y_right1 = coop_mat16x16<f32, C>();
@@ -355,19 +366,18 @@ fn main(
             let right1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
             y_right1 = coopMultiplyAdd(queries, right1, coopMultiplyAdd(no_q, right1, coopMultiplyAdd(one_a, right1, first)));
         }
-        keys = load_keys(2u, place, lane, start_k);
-        workgroupBarrier();
+        subgroupBarrier();
         coopStoreT(y1, &sh[at_strip], STRIDE);
         if PIECES > 4u {
             coopStoreT(y_right1, &sh[at_strip_right], STRIDE);
         }
-        workgroupBarrier();
+        subgroupBarrier();
         s1 = scores(place, 1u, factor);
-        workgroupBarrier();
+        subgroupBarrier();
     }
     if STEPS > 2u {
-        stage_keys(place, lane, keys);
-        workgroupBarrier();
+        stage_keys(place, lane, keys2);
+        subgroupBarrier();
         let k2 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
         let y2 = coopMultiplyAdd(queries, k2, coopMultiplyAdd(no_q, k2, coopMultiplyAdd(one_a, k2, first)));
         var y_right2 = coop_mat16x16<f32, C>();
@@ -375,19 +385,18 @@ fn main(
             let right2 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
             y_right2 = coopMultiplyAdd(queries, right2, coopMultiplyAdd(no_q, right2, coopMultiplyAdd(one_a, right2, first)));
         }
-        keys = load_keys(3u, place, lane, start_k);
-        workgroupBarrier();
+        subgroupBarrier();
         coopStoreT(y2, &sh[at_strip], STRIDE);
         if PIECES > 4u {
             coopStoreT(y_right2, &sh[at_strip_right], STRIDE);
         }
-        workgroupBarrier();
+        subgroupBarrier();
         s2 = scores(place, 2u, factor);
-        workgroupBarrier();
+        subgroupBarrier();
     }
     if STEPS > 3u {
-        stage_keys(place, lane, keys);
-        workgroupBarrier();
+        stage_keys(place, lane, keys3);
+        subgroupBarrier();
         let k3 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
         let y3 = coopMultiplyAdd(queries, k3, coopMultiplyAdd(no_q, k3, coopMultiplyAdd(one_a, k3, first)));
         var y_right3 = coop_mat16x16<f32, C>();
@@ -395,15 +404,17 @@ fn main(
             let right3 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
             y_right3 = coopMultiplyAdd(queries, right3, coopMultiplyAdd(no_q, right3, coopMultiplyAdd(one_a, right3, first)));
         }
-        workgroupBarrier();
+        subgroupBarrier();
         coopStoreT(y3, &sh[at_strip], STRIDE);
         if PIECES > 4u {
             coopStoreT(y_right3, &sh[at_strip_right], STRIDE);
         }
-        workgroupBarrier();
+        subgroupBarrier();
         s3 = scores(place, 3u, factor);
-        workgroupBarrier();
+        subgroupBarrier();
     }
+    // Cells of all subgroups are to lie where the strips are.
+    workgroupBarrier();
     // The first values are under way while there is a softmax.
     let fours = lane / 4u;
     let pair = head * 4u + lane % 4u;
@@ -463,10 +474,12 @@ fn main(
     let at_v_right = at_v + 16u * STRIDE_V;
     var y = coop_mat16x16<f32, C>();
     var y_right = coop_mat16x16<f32, C>();
+    // The map is of all subgroups.
+    workgroupBarrier();
     for (var first_block = 0u; first_block < BLOCKS_MAP; first_block += SUBGROUPS) {
         let block = first_block + subgroup;
         stage_values(at_v, lane % 4u * 8u, fours, values);
-        workgroupBarrier();
+        subgroupBarrier();
         values = load_values((block + SUBGROUPS) * 32u + fours * 4u, image, pair);
         // Behind the last block all values are their zero, so that no map counts.
         let at_map = min(block, BLOCKS_MAP - 1u) * 2u;
@@ -485,8 +498,10 @@ fn main(
         y_right = coopMultiplyAdd(map, one_b, y_right);
         y = coopMultiplyAdd(z_map, z_v, y);
         y_right = coopMultiplyAdd(z_map, z_v, y_right);
-        workgroupBarrier();
+        subgroupBarrier();
     }
+    // Results of all subgroups are to lie where the map is.
+    workgroupBarrier();
     let at_y = 2u * subgroup * STRIP_Y;
     let at_y_right = at_y + STRIP_Y;
     coopStoreT(y, &sh[at_y], STRIDE_Y);

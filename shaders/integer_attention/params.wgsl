@@ -36,6 +36,9 @@ fn nothing() -> u32 {
 
 // The four scores that sums of products of queries and keys stand for, as a map of them has them.
 fn scores_of(sums: vec4<i32>, factor: f32) -> vec4<f32> {
+    if SMALL_SCORES {
+        return stored(rounded4(floats_of_small(sums) * factor, nothing()));
+    }
     return stored(rounded4(nearest_floats(sums) * factor, nothing()));
 }
 

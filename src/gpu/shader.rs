@@ -10,7 +10,8 @@
 //! `coopLoadT`. Concatenation is all that these shaders need.
 //!
 //! One dialect trap: naga 30 knows subgroup operations without, and rejects, the `enable subgroups;` line that the
-//! WGSL standard (and Dawn) demands. No shader here uses subgroup operations, so that one text serves both.
+//! WGSL standard (and Dawn) demands. No shader here uses subgroup operations, so that one text serves both; kernels on matrices of
+//! bytes, which leave as SPIR-V, have a subgroup's barrier.
 
 use super::{Dispatch, Tier};
 use naga::front::wgsl;

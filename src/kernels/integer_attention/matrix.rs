@@ -8,7 +8,9 @@
 //! | what | batch 8 | batch 1 |
 //! | --- | --- | --- |
 //! | scores, softmax and mix one after the other | 234; 51 | 49; 31 |
-//! | this | 192; 35 | 36; 18 |
+//! | this | 160; 31 | 31; 16 |
+//! | the keys of a step on their way during the one before, not all from the beginning | 169; 31 | 32; 16 |
+//! | the workgroup's barriers where a subgroup's own would do, sums to floats by conversion | 187; 34 | 33; 17 |
 //! | values in strips that are padded: one workgroup on a processor at a time, not two | 262; 48 | 49; 18 |
 //! | four pieces of a row in a step in place of eight, twice as many subgroups | | 48; 16 |
 //! | before: two subgroups for the same values, each its channels; states read where they are needed | 205; 37 | 37; 20 |

@@ -100,6 +100,7 @@ impl IntegerAttention {
             .constant("AT_Y", 6)
             .constant("STEPS", self.layout(inputs).1)
             .flag("HAS_MASK", has_mask)
+            .flag("SMALL_SCORES", depth * 255 * 255 <= 1 << 22)
             .params(limits.into_iter().fold(words, |words, limit| words.float(limit as f32)))
             .bind(bindings.into_iter().chain(out_state).collect::<Vec<_>>())
             .part(wgsl!("integer_attention/params.wgsl"))
