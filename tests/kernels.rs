@@ -59,6 +59,7 @@ families!(
     linear,
     loss,
     matmul,
+    normalize,
     optim,
     pool,
     position,
