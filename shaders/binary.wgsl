@@ -17,6 +17,11 @@ fn no_bits() -> u32 {
     return p.n >> 31u;
 }
 
+// Vectors of results.
+fn words() -> u32 {
+    return p.n;
+}
+
 fn eval(u: wide, v: wide) -> wide {
     switch FUNCTION {
         case 0u: {

@@ -1,7 +1,7 @@
 #import common/index.wgsl
 
 // y[b, oy, ox, c] = the largest x in the window, pixels outside the image left out. One invocation a number or a vec4 of
-// numbers; p.pieces counts them in a pixel.
+// numbers; p.pieces counts them in a pixel. A piece stores the results.
 
 struct Params {
     n: u32,
@@ -17,7 +17,16 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<wide_x>;
-@group(0) @binding(2) var<storage, read_write> y: array<wide_x>;
+
+// The zero of a rounding barrier.
+fn no_bits() -> u32 {
+    return p.n >> 31u;
+}
+
+// Vectors of results.
+fn words() -> u32 {
+    return p.n;
+}
 
 @compute @workgroup_size(GROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -41,5 +50,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             largest = max(largest, wide(x[((image + iy) * p.width + ix) * p.pieces + piece]));
         }
     }
-    y[i] = wide_x(largest);
+    store(i, largest);
 }

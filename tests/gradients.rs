@@ -63,6 +63,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("distance_backward", "backward"),
     ("focal_backward", "backward"),
     ("frozen_norm", "its inputs are frozen"),
+    ("integer_attention", "appears when graphs are fused"),
     ("integer_conv", "codes have no differences; tests/integer.rs compares with products of floats"),
     ("integer_depthwise", "codes have no differences; tests/integer.rs compares with products of floats"),
     ("integer_linear", "codes have no differences; tests/integer.rs compares with products of floats"),

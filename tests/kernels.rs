@@ -55,6 +55,7 @@ families!(
     head_codes,
     heads,
     integer,
+    integer_attention,
     layer_norm,
     linear,
     loss,

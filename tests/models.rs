@@ -49,7 +49,7 @@ fn on_gpu(file: &str, precision: Precision) {
     }
     let golden = golden(file);
     let (graph, specs) = net(&golden, precision).into_parts();
-    let graph = fuse(&graph);
+    let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let params = folded.evaluate(&hashed::params(&specs), &|_| true);
     let params = Params::upload(gpu(), &params).expect("room for a small model");

@@ -47,7 +47,7 @@ fn size(images: usize, height: usize, width: usize) -> BatchSize {
 /// The small model's graph, fused and folded, with hashed parameters.
 fn prepared(size: BatchSize, precision: Precision) -> (Graph, Values) {
     let (graph, specs) = detr(&small(), (size, Entry::Floats), precision, Results::Everything).into_parts();
-    let graph = fuse(&graph);
+    let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let params = folded.evaluate(&hashed::params(&specs), &|_| true);
     (folded.graph, params)
@@ -161,7 +161,7 @@ fn the_text_of_a_plan() {
     let gpu = Gpu::open(&options).expect("a device");
     let config = ModelConfig { encoder_layers: 1, decoder_layers: 1, ..small() };
     let (graph, specs) = detr(&config, (size(1, 32, 32), Entry::Bytes), Precision::F32, Results::Answers).into_parts();
-    let graph = fuse(&graph);
+    let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let plan = compiled(&gpu, &folded.graph, &folded.evaluate(&hashed::params(&specs), &|_| true));
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/plan.txt");
@@ -180,7 +180,7 @@ fn full_size(precision: Precision) -> (Graph, Values) {
     let config = ModelConfig::detr("resnet50").expect("a published model");
     let start = Instant::now();
     let (graph, specs) = detr(&config, (size(1, 800, 1066), Entry::Bytes), precision, Results::Answers).into_parts();
-    let graph = fuse(&graph);
+    let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let took = start.elapsed();
     println!("{precision:?}: {} nodes, {} after fusion and folding, in {took:?}", graph.nodes().len(), folded.graph.nodes().len());

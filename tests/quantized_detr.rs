@@ -106,7 +106,7 @@ fn is_trained(name: &str) -> bool {
 
 /// Runs a network on the GPU as a trainer does.
 fn on_gpu(golden: &Golden, graph: &Graph, inputs: &Values) -> Values {
-    let fused = fuse(graph);
+    let fused = fuse(graph, &is_trained);
     let folded = fold(&fused, &is_trained);
     let mut values = folded.evaluate(&golden.params, &|_| true);
     for name in folded.graph.params().keys() {
@@ -156,7 +156,7 @@ fn answers_and_gradients_are_those_of_pytorch() {
 fn inference_gives_the_same_answers() {
     let golden = Golden::read();
     let graph = detr(&golden.config, (SIZE, Entry::Floats), Precision::F32, Results::Everything).into_parts().0;
-    let fused = fuse(&graph);
+    let fused = fuse(&graph, &|_| false);
     let folded = fold(&fused, &|_| false);
     let params = Params::upload(gpu(), &folded.evaluate(&golden.params, &|_| true)).expect("room for a small model");
     let plan = Plan::compile(gpu(), &folded.graph, &params, &mut Scratch::default(), PlanOptions::default()).expect("a plan");

@@ -124,7 +124,7 @@ fn run(on: On, graph: &Graph, inputs: &Values, params: &Values) -> Values {
     if on == On::Twins {
         return interpret(graph, &inputs, params);
     }
-    let fused = fuse(graph);
+    let fused = fuse(graph, &|_| false);
     let folded = fold(&fused, &|name| !is_frozen(name));
     let mut values = folded.evaluate(params, &|_| true);
     for name in folded.graph.params().keys() {

@@ -145,7 +145,7 @@ fn every_gradient_is_pytorchs_on_the_interpreter() {
 fn every_gradient_is_pytorchs_on_the_gpu() {
     let golden = Golden::read();
     let built = train_graph(&golden.config, golden.size(), OPTIONS, None, &|_| true);
-    let fused = fuse(&built.graph);
+    let fused = fuse(&built.graph, &|name| built.trained.contains_key(name));
     let folded = fold(&fused, &|name| built.trained.contains_key(name));
     let mut params = folded.evaluate(&golden.start(), &|_| true);
     params.extend(golden.start().into_iter().filter(|(name, _)| built.trained.contains_key(name)));

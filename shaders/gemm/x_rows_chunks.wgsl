@@ -1,4 +1,4 @@
-// The left operand in chunks of CHUNK elements: rows of a matrix [m, k], k a multiple of CHUNK.
+// The left operand in chunks of CHUNK elements: rows of matrices [groups * m, k], k a multiple of CHUNK.
 
 @group(0) @binding(1) var<storage, read> x: array<RawX>;
 
@@ -11,7 +11,7 @@ struct TapX {
 
 // A row past the last is the last: what comes of it is not stored.
 fn row_x(row: u32, group: u32) -> RowX {
-    return min(row, p.m - 1u) * (p.k / CHUNK);
+    return (group * p.m + min(row, p.m - 1u)) * (p.k / CHUNK);
 }
 
 fn tap_x(first: u32, within: u32, group: u32) -> TapX {

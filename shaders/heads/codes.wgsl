@@ -1,4 +1,4 @@
-#import common/rounded.wgsl
+#import common/sums_of_codes.wgsl
 
 // A product of heads on codes i8: a head has one step size alpha and one stored zero for each operand, and the factor of the sums
 // is alpha_left * alpha_right * p.scale. What is multiplied are differences to the zeros, of up to 255 to either side, so that a
@@ -23,7 +23,7 @@ fn prepare(head: u32) {
     let left_of_head = left_state[head];
     let right_of_head = right_state[head];
     zeros = vec2<f32>(left_of_head.w, right_of_head.w);
-    factor = rounded(rounded(left_of_head.x * right_of_head.x, nothing()) * p.scale, nothing());
+    factor = factor_of(left_of_head, right_of_head, p.scale, nothing());
 }
 
 // Nothing is dropped from codes.
@@ -31,9 +31,8 @@ fn kept(v: vec4<f32>, at: u32) -> vec4<f32> {
     return v;
 }
 
-// The nearest floats. Above 2^24 WGSL lets a conversion round either way; the sum of two exact parts rounds to nearest.
 fn floats_of(total: Total) -> vec4<f32> {
-    return vec4<f32>(total & Total(-4096)) + vec4<f32>(total & Total(4095));
+    return nearest_floats(total);
 }
 
 // The results [row, column .. column + 4], the first of them at `at`.

@@ -42,14 +42,7 @@ fn load_block(slot: u32, slice: u32, start: u32, tile_column: u32) -> vec4<u32> 
 
 // Stores a block as words along k, and returns the sums of its columns' codes.
 fn stage_block(slot: u32, block: vec4<u32>) -> vec4<i32> {
-    let even = block & vec4<u32>(0x00ff00ffu);
-    let odd = block >> vec4<u32>(8u) & vec4<u32>(0x00ff00ffu);
-    // Of two k, the codes of columns 0 and 2, and of 1 and 3.
-    let low = vec2<u32>(even.x | even.y << 8u, odd.x | odd.y << 8u);
-    let high = vec2<u32>(even.z | even.w << 8u, odd.z | odd.w << 8u);
-    let first = (low & vec2<u32>(0xffffu)) | (high << vec2<u32>(16u));
-    let second = (low >> vec2<u32>(16u)) | (high & vec2<u32>(0xffff0000u));
-    let words = vec4<u32>(first.x, first.y, second.x, second.y);
+    let words = columns_of(block);
     sh_right[part_of(slot) * STRIDE_RIGHT + block_of(slot)] = words;
     return dots(ONES, words);
 }

@@ -8,13 +8,12 @@
 
 // Stores four neighbouring elements; where there is one, there are four.
 fn write_y(at: u32, v: vec4<f32>, valid: u32) {
-    let zero = p.k >> 31u;
     var stored = v;
     if HALF_Y {
-        stored = halves(v, zero);
+        stored = halves(v, nothing());
     }
     let s = out_state[0];
     let low = f32(OUT_OFFSET) - f32(OUT_HALF);
     let high = f32(OUT_OFFSET) + f32(OUT_HALF) - 1.0;
-    codes[at / 4u] = codes_under(stored, vec4<f32>(s.y), vec4<f32>(s.z), low, high, f32(OUT_OFFSET), zero);
+    codes[at / 4u] = codes_under(stored, vec4<f32>(s.y), vec4<f32>(s.z), low, high, f32(OUT_OFFSET), nothing());
 }

@@ -124,7 +124,7 @@ struct Added {
 fn added_to(r: Results, i: u32) -> element_y4 {
     let row = r.row + i * 4u * SHARES;
     if HAS_RESIDUAL && row < p.m && r.column < p.n {
-        return residual_at(row * (p.n / 4u) + r.column / 4u);
+        return residual_at(result_at(row, r.column));
     }
     return element_y4();
 }
@@ -154,7 +154,7 @@ fn next(r: Results) -> Results {
 fn store_result(r: Results, i: u32, v: vec4<f32>) {
     let row = r.row + i * 4u * SHARES;
     if row < p.m && r.column < p.n {
-        store(row * (p.n / 4u) + r.column / 4u, v, r.channels.step);
+        store(result_at(row, r.column), v, r.channels);
     }
 }
 
@@ -199,7 +199,7 @@ fn main(
     let tile_column = flat % p.tiles_n * TILE_N;
     // Workgroups past the last, from folding the grid, have rows past the last, so that they store nothing. They cannot return:
     // cooperative matrices want uniform control flow.
-    let tile_row = min(flat / p.tiles_n, p.tiles_m) * TILE_M;
+    let tile_row = min(tile_row_of(flat / p.tiles_n), p.tiles_m) * TILE_M;
     let subgroup = lane / 32u;
     let share = subgroup % SHARES;
     let tile = subgroup / SHARES;
@@ -210,8 +210,8 @@ fn main(
     let chunk = lane % CHUNKS;
     let x_row = tile_row + row;
     let w_row = tile_column + row;
-    let rows_x = RowsX(row_x(x_row, 0u), row_x(x_row + PASS, 0u), row_x(x_row + 2u * PASS, 0u), row_x(x_row + 3u * PASS, 0u));
-    let rows_w = RowsW(row_w(w_row, 0u), row_w(w_row + PASS, 0u), row_w(w_row + 2u * PASS, 0u), row_w(w_row + 3u * PASS, 0u));
+    let rows_x = RowsX(row_x(x_row, product), row_x(x_row + PASS, product), row_x(x_row + 2u * PASS, product), row_x(x_row + 3u * PASS, product));
+    let rows_w = RowsW(row_w(w_row, product), row_w(w_row + PASS, product), row_w(w_row + 2u * PASS, product), row_w(w_row + 3u * PASS, product));
     let at_x = row * STRIDE + chunk;
     var next_x = fetch_x(rows_x, 0u, chunk * 16u);
     var next_w = fetch_w(rows_w, 0u, chunk * 16u);

@@ -2,8 +2,8 @@
 
 @group(0) @binding(AT_Y) var<storage, read_write> y: array<element_y4>;
 
-fn store(i: u32, v: vec4<f32>, step: vec4<f32>) {
+fn store(i: u32, v: vec4<f32>, channels: Channels) {
     let stored = as_stored(v);
     y[i] = element_y4(stored);
-    codes[i] = codes_of(stored, step);
+    store_codes(i, stored, channels);
 }

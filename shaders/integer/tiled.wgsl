@@ -40,7 +40,7 @@ fn main(
     let flat = flat_group(workgroup, workgroups);
     let tile_n = flat % p.tiles_n;
     // Workgroups past the last, from folding the grid, get rows past the last and so store nothing.
-    let tile_m = flat / p.tiles_n;
+    let tile_m = tile_row_of(flat / p.tiles_n);
     // A lane loads a block of x, or of w, or one of each.
     let lane_w = lane - BLOCKS_M % LANES;
     let loads_x = lane < BLOCKS_M;

@@ -6,7 +6,7 @@
 
 fn byte_w(row: u32, k: u32) -> u32 {
     if row < p.n && k < p.k {
-        let i = row * p.k + k;
+        let i = (product * p.n + row) * p.k + k;
         return byte_of(w[i / 4u], i);
     }
     return 0u;

@@ -4,7 +4,7 @@
 
 fn load_w(row: u32, k: u32) -> vec4<u32> {
     if row < p.n && k < p.k {
-        return w[row * (p.k / 16u) + k / 16u];
+        return w[(product * p.n + row) * (p.k / 16u) + k / 16u];
     }
     return vec4<u32>();
 }

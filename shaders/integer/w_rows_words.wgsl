@@ -4,7 +4,7 @@
 
 fn word_w(row: u32, k: u32) -> u32 {
     if row < p.n && k < p.k {
-        return w[row * (p.k / 4u) + k / 4u];
+        return w[(product * p.n + row) * (p.k / 4u) + k / 4u];
     }
     return 0u;
 }

@@ -15,7 +15,7 @@ fn lane_x(row: u32) -> LaneX {
 
 fn byte_x(row: u32, k: u32) -> u32 {
     if row < p.m && k < p.k {
-        let i = row * p.k + k;
+        let i = (product * p.m + row) * p.k + k;
         return byte_of(x[i / 4u], i);
     }
     return 0u;

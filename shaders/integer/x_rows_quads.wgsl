@@ -13,7 +13,7 @@ fn lane_x(row: u32) -> LaneX {
 
 fn load_x(row: u32, k: u32) -> vec4<u32> {
     if row < p.m && k < p.k {
-        return x[row * (p.k / 16u) + k / 16u];
+        return x[(product * p.m + row) * (p.k / 16u) + k / 16u];
     }
     return vec4<u32>();
 }

@@ -13,7 +13,7 @@ fn lane_x(row: u32) -> LaneX {
 
 fn word_x(row: u32, k: u32) -> u32 {
     if row < p.m && k < p.k {
-        return x[row * (p.k / 4u) + k / 4u];
+        return x[(product * p.m + row) * (p.k / 4u) + k / 4u];
     }
     return 0u;
 }

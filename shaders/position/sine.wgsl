@@ -1,7 +1,7 @@
 #import common/index.wgsl
 
-// The sine position encoding of DETR from a mask of valid pixels, one invocation a pair (sin, cos) of channels: the first half
-// of a token's pairs is for y, the second for x. Every invocation counts its own column and row of the mask: a few dozen
+// The sine position encoding of DETR from a mask of valid pixels, an invocation for EACH pairs (sin, cos) of channels: the first half
+// of a token's pairs is for y, the second for x. Every invocation counts its own column or row of the mask: a few dozen
 // cached reads, once per run.
 
 const TWO_PI = 6.2831853;
@@ -56,7 +56,7 @@ fn sin_cos(angle: f32) -> vec2<f32> {
 
 @compute @workgroup_size(GROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = flat_index(id, groups, GROUP);
+    let i = flat_index(id, groups, GROUP) * EACH;
     if i >= p.n {
         return;
     }
@@ -72,8 +72,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         counts = count(image + row * p.width, 1u, column + 1u, p.width);
     }
     let position = counts.x / (counts.y + 1e-6) * TWO_PI;
-    let frequency = f32(pair % p.frequencies) / f32(p.frequencies);
-    let both = sin_cos(position / exp2(frequency * LOG2_TEMPERATURE));
-    y[2u * i] = element_y(both.x);
-    y[2u * i + 1u] = element_y(both.y);
+    for (var j = 0u; j < EACH; j++) {
+        let frequency = f32((pair + j) % p.frequencies) / f32(p.frequencies);
+        let both = sin_cos(position / exp2(frequency * LOG2_TEMPERATURE));
+        y[2u * (i + j)] = element_y(both.x);
+        y[2u * (i + j) + 1u] = element_y(both.y);
+    }
 }

@@ -20,11 +20,3 @@ struct Params {
 fn state_of_row(row: u32) -> vec4<f32> {
     return state[row / p.rows_of_state % p.states];
 }
-
-// What is stored of a result, and then quantized.
-fn stored(y: vec4<f32>) -> vec4<f32> {
-    if HALF_Y {
-        return halves(y, p.rows >> 31u);
-    }
-    return y;
-}

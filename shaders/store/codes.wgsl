@@ -1,19 +1,32 @@
 #import common/quantized.wgsl
 
-// The result as the codes of a quantizer with one step size, made from what is stored of the floats, or would be.
+// The result as the codes of QUANTIZERS quantizers, whose levels are the same and which have one step size each: one behind the other,
+// made from what is stored of the floats, or would be. Those behind the first PLAIN of them are of a sum (store/sum.wgsl).
 
-@group(0) @binding(AT_STATE) var<storage, read> state: array<vec4<f32>>;
 @group(0) @binding(AT_CODES) var<storage, read_write> codes: array<u32>;
 
-fn store(i: u32, v: vec4<f32>) {
-    var stored = v;
+const LOW = f32(OFFSET) - f32(HALF);
+const HIGH = f32(OFFSET) + f32(HALF) - 1.0;
+
+fn as_stored(v: vec4<f32>) -> vec4<f32> {
     if HALF_Y {
-        stored = halves(v, no_bits());
+        return halves(v, no_bits());
+    }
+    return v;
+}
+
+// Everything is read before anything is stored: a compiler cannot move loads before stores that may be to the same place.
+fn store(i: u32, v: vec4<f32>) {
+    let stored = as_stored(v);
+    let sum = with_addend(i, stored);
+    var of_quantizer: array<u32, QUANTIZERS>;
+    for (var q = 0u; q < QUANTIZERS; q++) {
+        let s = state_of(q);
+        let x = select(stored, sum, q >= PLAIN);
+        of_quantizer[q] = codes_under(x, vec4<f32>(s.y), vec4<f32>(s.z), LOW, HIGH, f32(OFFSET), no_bits());
     }
     keep(i, stored);
-    let s = state[0];
-    let low = f32(OFFSET) - f32(HALF);
-    let high = f32(OFFSET) + f32(HALF) - 1.0;
-    codes[i] = codes_under(stored, vec4<f32>(s.y), vec4<f32>(s.z), low, high, f32(OFFSET), no_bits());
-    store_next(i, stored);
+    for (var q = 0u; q < QUANTIZERS; q++) {
+        codes[q * words() + i] = of_quantizer[q];
+    }
 }

@@ -9,7 +9,7 @@ use qdetr::Result;
 use qdetr::data::image;
 use qdetr::data::preprocess::{Batch, Sample};
 use qdetr::graph::check::trace;
-use qdetr::graph::{Values, fold, fuse};
+use qdetr::graph::{Values, fold, fuse_for};
 use qdetr::models::{BatchSize, Results, detr};
 use qdetr::nn::Precision;
 use qdetr::tensor::DType;
@@ -38,7 +38,7 @@ impl Trace {
         model.precision.check(&gpu)?;
         let batch = Batch::new(&[Sample::new(&image::read(&self.image)?, self.resize.resize(&model.config)?)], None)?;
         let given = (BatchSize::of(&batch.pictures), batch.pictures.entry());
-        let graph = fuse(&detr(&model.config, given, model.precision, Results::Everything).into_parts().0);
+        let graph = fuse_for(&detr(&model.config, given, model.precision, Results::Everything).into_parts().0, gpu.capabilities());
         let folded = fold(&graph, &|_| false);
         let weights: Values = model.params.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
         let params = folded.evaluate(&weights, &|_| true);

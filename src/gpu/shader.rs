@@ -10,7 +10,8 @@
 //! `coopLoadT`. Concatenation is all that these shaders need.
 //!
 //! One dialect trap: naga 30 knows subgroup operations without, and rejects, the `enable subgroups;` line that the
-//! WGSL standard (and Dawn) demands. No shader here uses subgroup operations, so that one text serves both.
+//! WGSL standard (and Dawn) demands. No shader here uses subgroup operations, so that one text serves both; kernels on matrices of
+//! bytes, which leave as SPIR-V, have a subgroup's barrier.
 
 use super::{Dispatch, Tier};
 use naga::front::wgsl;
@@ -37,6 +38,7 @@ macro_rules! wgsl {
 pub const COMMON: &[Source] = &[
     wgsl!("common/index.wgsl"),
     wgsl!("common/codes.wgsl"),
+    wgsl!("common/differences.wgsl"),
     wgsl!("common/dropout.wgsl"),
     wgsl!("common/epilogue.wgsl"),
     wgsl!("common/gaussian.wgsl"),
@@ -48,6 +50,7 @@ pub const COMMON: &[Source] = &[
     wgsl!("common/result.wgsl"),
     wgsl!("common/rounded.wgsl"),
     wgsl!("common/straight_through.wgsl"),
+    wgsl!("common/sums_of_codes.wgsl"),
     wgsl!("common/transposed.wgsl"),
 ];
 

@@ -195,7 +195,7 @@ fn wrong_source(plan: &Plan, root: Var) -> Result<Option<String>> {
         Origin::Param(name) => (format!("parameter `{name}`"), not_finite(&plan.peek(root)?)),
         Origin::Input(name) => (format!("input `{name}`"), not_finite(&plan.peek(root)?)),
         Origin::Node { node, .. } => (format!("what node {node} gives"), not_finite(&plan.peek(root)?)),
-        Origin::View(_) => unreachable!("a root is no view"),
+        Origin::View { .. } => unreachable!("a root is no view"),
     };
     Ok(wrong.map(|_| name))
 }

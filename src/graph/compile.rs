@@ -73,7 +73,7 @@ pub(super) fn place(
     let bytes = value.ty.bytes();
     let whole = |buffer: Buffer, bytes: usize| Some(Slice { size: buffer.size().min(bytes.max(16) as u64), buffer, offset: 0 });
     Ok(match &value.origin {
-        Origin::View(_) => None,
+        Origin::View { .. } => None,
         Origin::Input(name) => {
             *io += bytes;
             whole(gpu.buffer(name, bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC)?, bytes)
@@ -102,6 +102,16 @@ pub(super) fn place(
     })
 }
 
+/// Where a value lies, which may be in the buffer of another.
+pub(super) fn slice_of(graph: &Graph, buffers: &HashMap<Var, Slice>, var: Var) -> Slice {
+    let (storage, offset) = graph.place(var);
+    let whole = buffers[&storage].clone();
+    if offset == 0 {
+        return whole;
+    }
+    Slice { offset: whole.offset + offset as u64, size: graph.ty(var).bytes() as u64, ..whole }
+}
+
 pub(super) fn bind(
     gpu: &Gpu,
     graph: &Graph,
@@ -123,8 +133,8 @@ pub(super) fn bind(
     let mut steps = Vec::new();
     for (((node, dispatch), pipeline), offset) in graph.nodes().iter().zip(dispatches).zip(pipelines).zip(offsets) {
         let params = Slice { buffer: uniforms.clone(), offset: offset as u64, size: dispatch.params.bytes().len() as u64 };
-        let inputs = dispatch.inputs.iter().map(|&i| buffers[&graph.storage(node.inputs[i])].clone());
-        let outputs = node.outputs.iter().map(|&v| buffers[&graph.storage(v)].clone());
+        let inputs = dispatch.inputs.iter().map(|&i| slice_of(graph, buffers, node.inputs[i]));
+        let outputs = node.outputs.iter().map(|&v| slice_of(graph, buffers, v));
         let slices: Vec<Slice> = std::iter::once(params).chain(inputs).chain(outputs).collect();
         assert_eq!(slices.len(), pipeline.reflection.bindings.len(), "{}: bindings of {}", node.op.name(), dispatch.source.name);
         let bind_group = bind_group(gpu, dispatch.source.name, &pipeline, &slices);

@@ -7,7 +7,7 @@ use super::rebuild::Rebuild;
 use super::{Graph, Origin, Values, Var};
 use crate::tensor::Host;
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Nodes with more arithmetic than this stay for the device: the CPU would take seconds.
 const MOST_OPERATIONS: u64 = 1 << 32;
@@ -88,6 +88,11 @@ impl Folded<'_> {
     }
 }
 
+/// The values that [`fold`] computes or knows: those that depend on parameters and constants alone, `trainable` ones excepted.
+pub(super) fn constants(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> HashSet<Var> {
+    names(graph, trainable).into_keys().collect()
+}
+
 /// A name for every value that can be computed now.
 fn names(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> HashMap<Var, String> {
     let mut names: HashMap<Var, String> = HashMap::new();
@@ -101,7 +106,11 @@ fn names(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> HashMap<Var, String
         };
     }
     for node in graph.nodes() {
-        let inputs: Option<Vec<&String>> = node.inputs.iter().map(|&v| names.get(&graph.root(v))).collect();
+        let input = |&v: &Var| {
+            let (name, first) = (names.get(&graph.root(v))?, graph.first(v));
+            Some(if first == 0 { name.clone() } else { format!("{name}+{first}") })
+        };
+        let inputs: Option<Vec<String>> = node.inputs.iter().map(input).collect();
         let Some(inputs) = inputs else { continue };
         if node.op.operations(&graph.types(&node.inputs), &graph.types(&node.outputs)) > MOST_OPERATIONS {
             continue;
@@ -165,6 +174,22 @@ mod tests {
         let shared: Vec<&String> = one.keys().filter(|name| two.contains_key(*name)).collect();
         assert_eq!(shared.len(), 2, "the bias and the weight in f16, but not the constant's product: {shared:?}");
         assert!(shared.iter().all(|name| one[*name] == two[*name]));
+    }
+
+    #[test]
+    fn parts_of_one_parameter_are_told_apart() {
+        let mut g = Graph::new();
+        let all = g.param("all", TensorType::f32([2, 64]));
+        for (name, first) in [("a", 0), ("b", 64)] {
+            let part = g.part(all, first, [64]);
+            let y = unary::relu(&mut g, part);
+            g.output(name, y);
+        }
+        let params = Values::from([("all".into(), noise([2, 64], 1))]);
+        let folded = fold(&g, &|_| false);
+        let values = folded.evaluate(&params, &|_| true);
+        let found = interpret(&folded.graph, &Values::new(), &values);
+        assert!(found["a"] != found["b"] && found == interpret(&g, &Values::new(), &params));
     }
 
     #[test]

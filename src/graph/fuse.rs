@@ -3,13 +3,16 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already. Quantizers follow at the end: see [`super::requantize`], [`super::pad`] and [`super::join`].
+//! everything that is there already. Quantizers follow at the end: see [`super::requantize`], [`super::pad`], [`super::join`] and [`super::batch`].
 
+use super::attend::attend;
+use super::batch::batch;
 use super::join::join;
 use super::pad::pad;
-use super::rebuild::{Rebuild, prune};
+use super::rebuild::{Rebuild, constants_first, prune};
 use super::requantize::requantize;
 use super::{Graph, Node, Op, Origin, Var};
+use crate::gpu::Capabilities;
 use crate::kernels::binary::{self, Binary};
 use crate::kernels::conv::Conv2d;
 use crate::kernels::depthwise::Depthwise;
@@ -28,8 +31,9 @@ type Rule = fn(&mut Fusion<'_>, &dyn Op, &[Var]) -> Option<Product>;
 
 const RULES: &[Rule] = &[absorb_scale_shift, absorb_residual, absorb_activation];
 
-/// The same graph with fewer nodes.
-pub fn fuse(graph: &Graph) -> Graph {
+/// The same graph with fewer nodes. What depends on parameters alone, those in `trainable` excepted, is computed once, so that it may
+/// be rearranged for the others; [`fold`](super::fold) is to follow.
+pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     let mut fusion = Fusion { graph: Rebuild::new(graph), private: HashSet::new() };
     let private = values_with_one_reader(graph);
     for node in graph.nodes() {
@@ -47,7 +51,13 @@ pub fn fuse(graph: &Graph) -> Graph {
         }
     }
     // Products that were absorbed still stand where they were, without readers.
-    join(&pad(&requantize(&prune(&fusion.graph.finish()))))
+    let graph = constants_first(&prune(&fusion.graph.finish()), trainable);
+    batch(&join(&pad(&requantize(&graph, trainable))), trainable)
+}
+
+/// [`fuse`], and what is faster on a device: attention on codes in one kernel.
+pub fn fuse_for(graph: &Graph, device: &Capabilities) -> Graph {
+    attend(&fuse(graph, &|_| false), device)
 }
 
 struct Fusion<'a> {
@@ -193,7 +203,7 @@ fn with_epilogue(op: &dyn Op, epilogue: Epilogue) -> Arc<dyn Op> {
 fn values_with_one_reader(graph: &Graph) -> HashSet<Var> {
     let mut readers: HashMap<Var, usize> = HashMap::new();
     let views = graph.values().iter().filter_map(|value| match value.origin {
-        Origin::View(of) => Some(of),
+        Origin::View { of, .. } => Some(of),
         _ => None,
     });
     // A view counts twice: what reads it may be several nodes, and none of them sees the shape of the product.
@@ -255,7 +265,7 @@ mod tests {
         /// Fuses, checks that the results are the same, and returns how many nodes there were and are.
         fn nodes(mut self, y: Var) -> (usize, usize) {
             self.g.output("y", y);
-            let fused = fuse(&self.g);
+            let fused = fuse(&self.g, &|_| false);
             let (before, after) = (interpret(&self.g, &self.inputs, &Values::new()), interpret(&fused, &self.inputs, &Values::new()));
             assert!(before.len() == after.len() && !before.is_empty());
             for (name, expected) in &before {
@@ -447,7 +457,7 @@ mod tests {
         let w = g.constant(Host::zeros(TensorType::f32([3, 4])));
         let y = g.scoped("layer", |g| linear(g, x, w, None));
         g.output("y", y);
-        let fused = fuse(&g);
+        let fused = fuse(&g, &|_| false);
         assert_eq!(fused.inputs().map(|(n, _)| n.to_owned()).collect::<Vec<_>>(), ["unused", "x"]);
         assert_eq!(fused.nodes()[0].scope, "layer");
         assert_eq!(fused.ty(unused), g.ty(unused));

@@ -21,7 +21,7 @@ pub fn interpret(graph: &Graph, inputs: &Values, params: &Values) -> Values {
                 known.insert(Var(i), Host::clone(host));
                 continue;
             }
-            Origin::Node { .. } | Origin::View(_) => continue,
+            Origin::Node { .. } | Origin::View { .. } => continue,
         };
         let host = map.get(name).unwrap_or_else(|| panic!("`{name}` has no value"));
         assert_eq!(host.ty(), value.ty, "`{name}` is {}, the graph wants {}", host.ty(), value.ty);
@@ -54,7 +54,11 @@ pub(crate) fn run_node(graph: &Graph, index: usize, known: &HashMap<Var, Host>) 
 }
 
 fn lookup(graph: &Graph, known: &HashMap<Var, Host>, var: Var) -> Host {
-    known[&graph.root(var)].clone().reshape(graph.shape(var).dims())
+    let (whole, ty) = (&known[&graph.root(var)], graph.ty(var));
+    if whole.shape().len() == ty.shape.len() {
+        return whole.clone().reshape(ty.shape.dims());
+    }
+    Host::from_bytes(ty, &whole.as_bytes()[graph.first(var) * ty.dtype.size()..])
 }
 
 /// How often each root value is still needed; outputs are needed for ever.

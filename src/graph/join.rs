@@ -165,7 +165,7 @@ mod tests {
     fn sums_of_gradients_and_activations_join_the_backward_of_quantizers() {
         for (times, beside) in [(1, false), (1, true), (2, false), (3, true)] {
             let g = gradients(times, beside);
-            let fused = fuse(&g);
+            let fused = fuse(&g, &|_| true);
             let count = |g: &Graph, name: &str| g.nodes().iter().filter(|node| node.op.name() == name).count();
             assert_eq!([count(&g, "unary_backward"), count(&fused, "unary_backward")], [1, 0], "{times} {beside}");
             // The sums of the gradients; fusing also leaves out the loss itself, which is no output.

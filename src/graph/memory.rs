@@ -173,7 +173,7 @@ impl Needs {
                 continue;
             }
             match value.origin {
-                Origin::View(_) => {}
+                Origin::View { .. } => {}
                 Origin::Param(_) => needs.params += value.ty.bytes(),
                 Origin::Input(_) | Origin::Constant(_) | Origin::Node { .. } => needs.io.push(value.ty.bytes()),
             }

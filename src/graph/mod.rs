@@ -9,7 +9,9 @@
 //! twin ([`interpret`]) and on a GPU through a [`Plan`].
 
 mod arena;
+mod attend;
 mod backward;
+mod batch;
 pub mod check;
 mod compile;
 mod fold;
@@ -30,7 +32,7 @@ mod requantize;
 
 pub use arena::{Arena, Layout};
 pub use fold::{Folded, fold};
-pub use fuse::fuse;
+pub use fuse::{fuse, fuse_for};
 pub use halves::Halves;
 pub use interpret::{Values, interpret};
 pub use memory::Needs;
@@ -45,6 +47,9 @@ use crate::tensor::{Host, Shape, TensorType};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+
+/// Bytes of which every part of a value begins at a multiple: what WebGPU wants of parts of buffers that are bound.
+pub(crate) const PART_BYTES: usize = 256;
 
 /// A value of a [`Graph`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -66,8 +71,13 @@ pub enum Origin {
         /// Which of its outputs.
         output: usize,
     },
-    /// The same elements under another shape: costs nothing.
-    View(Var),
+    /// The same elements under another shape, or some of them: costs nothing.
+    View {
+        /// Of what.
+        of: Var,
+        /// Which of its elements is the first.
+        first: usize,
+    },
 }
 
 /// A value: its type and where it comes from.
@@ -165,7 +175,22 @@ impl Graph {
     pub fn reshape(&mut self, x: Var, shape: impl AsRef<[usize]>) -> Var {
         let (from, shape) = (self.ty(x), Shape::new(shape));
         assert_eq!(from.shape.len(), shape.len(), "reshape: {from} has {} elements, {shape} has {}", from.shape.len(), shape.len());
-        if from.shape == shape { x } else { self.value(TensorType { shape, ..from }, Origin::View(x)) }
+        if from.shape == shape { x } else { self.value(TensorType { shape, ..from }, Origin::View { of: x, first: 0 }) }
+    }
+
+    /// As many neighbouring elements as a shape has, from the `first` on.
+    ///
+    /// # Panics
+    /// When there are fewer, or they do not begin at a multiple of [`PART_BYTES`].
+    #[track_caller]
+    pub(crate) fn part(&mut self, x: Var, first: usize, shape: impl AsRef<[usize]>) -> Var {
+        let (from, shape) = (self.ty(x), Shape::new(shape));
+        let fits = first + shape.len() <= from.shape.len() && (first * from.dtype.size()).is_multiple_of(PART_BYTES);
+        assert!(fits, "part: {from} has no {shape} at {first}");
+        if shape.len() == from.shape.len() {
+            return self.reshape(x, shape.dims());
+        }
+        self.value(TensorType { shape, ..from }, Origin::View { of: x, first })
     }
 
     /// Ends a segment: nodes made from here on run only after the host has had its turn. It reads the outputs of the
@@ -253,18 +278,32 @@ impl Graph {
     /// The value that holds the elements: views followed to their root.
     pub fn root(&self, var: Var) -> Var {
         match self.values[var.0].origin {
-            Origin::View(of) => self.root(of),
+            Origin::View { of, .. } => self.root(of),
             _ => var,
+        }
+    }
+
+    /// Where in its root a value begins, in elements.
+    pub(crate) fn first(&self, var: Var) -> usize {
+        match self.values[var.0].origin {
+            Origin::View { of, first } => first + self.first(of),
+            _ => 0,
         }
     }
 
     /// The value whose buffer holds the elements: views, and values updated in place, followed to where they began.
     pub(crate) fn storage(&self, var: Var) -> Var {
-        let root = self.root(var);
-        let Origin::Node { node, output } = self.values[root.0].origin else { return root };
+        self.place(var).0
+    }
+
+    /// [`Graph::storage`], and where in it the elements begin, in bytes.
+    pub(crate) fn place(&self, var: Var) -> (Var, usize) {
+        let (root, offset) = (self.root(var), self.first(var) * self.ty(var).dtype.size());
+        let Origin::Node { node, output } = self.values[root.0].origin else { return (root, offset) };
         let node = &self.nodes[node];
-        let shared = node.op.in_place().into_iter().find(|&(_, o)| o == output);
-        shared.map_or(root, |(input, _)| self.storage(node.inputs[input]))
+        let Some((input, _)) = node.op.in_place().into_iter().find(|&(_, o)| o == output) else { return (root, offset) };
+        let (storage, of_input) = self.place(node.inputs[input]);
+        (storage, of_input + offset)
     }
 
     fn value(&mut self, ty: TensorType, origin: Origin) -> Var {
@@ -277,9 +316,35 @@ impl Graph {
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, node) in self.nodes.iter().enumerate() {
-            let wires = |vars: &[Var]| vars.iter().map(|&v| format!("%{} {}", self.root(v).0, self.ty(v))).collect::<Vec<_>>().join(", ");
+            let from = |v| if self.first(v) > 0 { format!("+{}", self.first(v)) } else { String::new() };
+            let wire = |&v: &Var| format!("%{}{} {}", self.root(v).0, from(v), self.ty(v));
+            let wires = |vars: &[Var]| vars.iter().map(wire).collect::<Vec<_>>().join(", ");
             writeln!(f, "{i:4} {:10} {} <- {}  {}", node.op.name(), wires(&node.outputs), wires(&node.inputs), node.scope)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_views_of_parts_begin_where_they_begin_in_the_root() {
+        let mut g = Graph::new();
+        let x = g.input("x", TensorType::f32([4, 64]));
+        let half = g.part(x, 128, [2, 64]);
+        let flat = g.reshape(half, [128]);
+        let last = g.part(flat, 64, [8, 8]);
+        assert_eq!((g.root(last), g.first(last), g.place(last)), (x, 192, (x, 768)));
+        assert_eq!(g.part(x, 0, [256]), Var(last.0 + 1), "all of it is a view");
+    }
+
+    #[test]
+    #[should_panic(expected = "has no [64] at 32")]
+    fn parts_that_begin_where_none_can_be_bound_are_refused() {
+        let mut g = Graph::new();
+        let x = g.input("x", TensorType::f32([4, 64]));
+        g.part(x, 32, [64]);
     }
 }

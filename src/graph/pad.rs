@@ -49,25 +49,26 @@ fn of_mix(graph: &Graph, readers: &HashMap<Var, usize>, mix: &Node) -> Option<[(
 
 /// The softmax of padded rows; none where it is none that gives codes alone.
 fn with_keys(coded: &Coded, keys: usize) -> Option<Coded> {
-    let Coded { of: Producer::Softmax(Softmax { keys: None }), quantizers, keep: false } = coded else { return None };
+    let Coded { of: Producer::Softmax(Softmax { keys: None }), quantizers, keep: false, .. } = coded else { return None };
     let &[quantizer] = &quantizers[..] else { return None };
     let inner = quantizer.inner.is_multiple_of(keys).then(|| quantizer.inner / keys * padded(keys))?;
     let of = Producer::Softmax(Softmax { keys: Some(keys) });
-    Some(Coded { of, quantizers: vec![Quantize { inner, ..quantizer }], keep: false })
+    Some(Coded { of, quantizers: vec![Quantize { inner, ..quantizer }], of_sum: 0, keep: false })
 }
 
-fn is<T: Op>(node: &Node) -> Option<&T> {
+/// A node's op, if it is such a one.
+pub(super) fn is<T: Op>(node: &Node) -> Option<&T> {
     (&*node.op as &dyn Any).downcast_ref()
 }
 
 /// The node that computes a value which is read once, and not under another shape.
-fn only_before<'a>(graph: &'a Graph, readers: &HashMap<Var, usize>, var: Var) -> Option<(usize, &'a Node)> {
+pub(super) fn only_before<'a>(graph: &'a Graph, readers: &HashMap<Var, usize>, var: Var) -> Option<(usize, &'a Node)> {
     let Origin::Node { node, output: 0 } = graph.values()[var.0].origin else { return None };
     (readers[&var] == 1).then(|| (node, &graph.nodes()[node]))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::graph::check::noise;
     use crate::graph::{Values, fuse, interpret};
@@ -85,15 +86,16 @@ mod tests {
         HeadCodes { codes: quantize(g, x, state, levels, inner), state }
     }
 
-    /// Attention on codes of 5 queries to some keys, with what else is to be seen of it.
-    fn attention(keys: usize, seen: Option<&str>) -> Graph {
+    /// Attention of two heads on codes of queries, keys and channels, with what else is to be seen of it.
+    pub(in crate::graph) fn attention([queries, keys, channels]: [usize; 3], seen: Option<&str>) -> Graph {
         let mut g = Graph::new();
-        let [q, k, v] = [("q", 5), ("k", keys), ("v", keys)].map(|(name, l)| g.input(name, TensorType::f32([2, l, 8])));
-        let [q, k, v] = [q, k, v].map(|x| codes(&mut g, x, true, 4));
+        let tokens = [("q", queries), ("k", keys), ("v", keys)];
+        let [q, k, v] = tokens.map(|(name, l)| g.input(name, TensorType::f32([2, l, channels])));
+        let [q, k, v] = [q, k, v].map(|x| codes(&mut g, x, true, channels / HEADS));
         let mask = g.constant(Host::u32([2, keys], (0..2 * keys).map(|i| u32::from(i % 7 != 2)).collect()));
         let scores = head_codes::scores(&mut g, q, k, HEADS, DType::F32);
         let map = softmax(&mut g, scores, Some(mask));
-        let map_codes = codes(&mut g, map, false, 5 * keys);
+        let map_codes = codes(&mut g, map, false, queries * keys);
         let y = head_codes::mix(&mut g, map_codes, v, DType::F32);
         g.output("y", y);
         for (name, var) in
@@ -102,6 +104,11 @@ mod tests {
             g.output(name, var);
         }
         g
+    }
+
+    /// What [`attention`] reads.
+    pub(in crate::graph) fn tokens([queries, keys, channels]: [usize; 3]) -> Values {
+        [("q", queries), ("k", keys), ("v", keys)].map(|(name, l)| (name.to_owned(), noise([2, l, channels], l as u64))).into()
     }
 
     fn is_padded(g: &Graph) -> bool {
@@ -118,10 +125,10 @@ mod tests {
             (7, Some("map"), false),
             (7, Some("codes"), false),
         ] {
-            let g = attention(keys, seen);
-            let fused = fuse(&g);
+            let g = attention([5, keys, 8], seen);
+            let fused = fuse(&g, &|_| false);
             assert_eq!(is_padded(&fused), padded, "{keys} {seen:?}");
-            let inputs: Values = [("q", 5), ("k", keys), ("v", keys)].map(|(name, l)| (name.to_owned(), noise([2, l, 8], l as u64))).into();
+            let inputs = tokens([5, keys, 8]);
             let [before, after] = [&g, &fused].map(|g| interpret(g, &inputs, &Values::new()));
             assert_eq!(before["y"].as_bytes(), after["y"].as_bytes(), "{keys} {seen:?}");
         }

@@ -1,6 +1,6 @@
 //! A compiled graph: buffers, pipelines and bind groups made once, replayed in one compute pass.
 
-use super::compile::{bind, choose_kernels, grow, linked, place};
+use super::compile::{bind, choose_kernels, grow, linked, place, slice_of};
 use super::memory::{self, MemoryPlan, Place, Sharing};
 use super::params::padded;
 use super::{Graph, Origin, Params, Values, Var};
@@ -277,7 +277,7 @@ impl Plan {
         let mut offset = 0;
         for &(_, var) in segment.outputs.iter().filter(|_| is_last) {
             let bytes = self.graph.ty(var).bytes() as u64;
-            let slice = &self.buffers[&self.graph.storage(var)];
+            let slice = slice_of(&self.graph, &self.buffers, var);
             encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset, segment.read_back.buffer(), offset, Some(bytes));
             offset += bytes;
         }
@@ -334,8 +334,8 @@ impl Plan {
     /// # Errors
     /// A failure of the device.
     pub fn peek(&self, var: Var) -> Result<Host> {
-        let (ty, slice) = (self.graph.ty(var), &self.buffers[&self.graph.storage(var)]);
-        let bytes = self.copy_out(slice, ty.bytes().next_multiple_of(4) as u64)?;
+        let (ty, slice) = (self.graph.ty(var), slice_of(&self.graph, &self.buffers, var));
+        let bytes = self.copy_out(&slice, ty.bytes().next_multiple_of(4) as u64)?;
         Ok(Host::from_bytes(ty, &bytes))
     }
 

@@ -1,5 +1,6 @@
 //! Copying a graph while changing it: what every rewrite is made of.
 
+use super::fold::constants;
 use super::{Graph, Node, Op, Origin, Var};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -38,9 +39,9 @@ impl<'a> Rebuild<'a> {
         let new = match &value.origin {
             Origin::Param(name) => self.to.param(name, value.ty),
             Origin::Constant(host) => self.to.constant((**host).clone()),
-            Origin::View(of) => {
+            Origin::View { of, first } => {
                 let of = self.var(*of);
-                self.to.reshape(of, value.ty.shape.dims())
+                self.to.part(of, *first, value.ty.shape.dims())
             }
             Origin::Input(_) | Origin::Node { .. } => panic!("value {} was left behind", old.0),
         };
@@ -82,6 +83,18 @@ impl<'a> Rebuild<'a> {
         }
         self.to
     }
+}
+
+/// The graph with all nodes in front that depend on parameters alone: their results exist wherever a rewrite wants them.
+pub(super) fn constants_first(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
+    let constant = constants(graph, trainable);
+    let (first, rest): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.outputs.iter().all(|v| constant.contains(v)));
+    let mut rebuild = Rebuild::new(graph);
+    for node in first {
+        rebuild.copy(&Node { segment: 0, ..node.clone() });
+    }
+    rest.into_iter().for_each(|node| rebuild.copy(node));
+    rebuild.finish()
 }
 
 /// The graph without nodes whose results nobody reads.

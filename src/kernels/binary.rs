@@ -27,7 +27,7 @@ pub enum Function {
 }
 
 /// `y = a function b`, b repeated over the leading dimensions of a.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binary {
     /// Which function.
     pub function: Function,
@@ -50,6 +50,9 @@ fn repeats(a: Shape, b: Shape) -> bool {
 }
 
 impl Binary {
+    /// A sum.
+    pub(crate) const ADD: Self = Self { function: Function::Add };
+
     /// The kernel without what stores its results.
     pub(super) fn kernel(self, a: TensorType, b: TensorType, width: usize) -> Dispatch {
         let n = a.shape.len() / width;

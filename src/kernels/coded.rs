@@ -1,14 +1,17 @@
 //! Producers of floats that write codes too: the work of the quantizers behind them, without a pass over memory of their own.
 //!
-//! [`Coded`]: the inputs of its producer, then the state of each quantizer; the floats, if they are kept, then the codes i8 of each
-//! quantizer, in the shape of the floats. Codes are made from floats rounded to the element type that the producer gives, whether
-//! they are kept or not: what is computed is what the producer and the quantizers compute one after the other.
+//! [`Coded`]: the inputs of its producer, then what is added where some of the quantizers are of a sum, then the states of the
+//! quantizers; the floats, if they are kept, then the codes i8: of one quantizer in the shape of the floats, of several
+//! `[quantizers, elements]`. Codes are made from floats rounded to the element type that the producer gives, whether they are kept or
+//! not: what is computed is what the producer, the sum and the quantizers compute one after the other.
 //!
-//! Behind sums and norms a quantizer has one step size, and there may be two of them; behind a softmax there is one, which may have
-//! a step size for each head. It appears when graphs are fused, after their backward.
+//! Behind a softmax there is one quantizer, which may have a step size for each head. Behind other producers each has one step size and
+//! they have the same levels. Their states are one tensor of a row each, or two tensors of one row. It appears when graphs are fused,
+//! after their backward.
 
 use super::binary::Binary;
 use super::layer_norm::LayerNorm;
+use super::pool::MaxPool;
 use super::quantize::Quantize;
 use super::softmax::Softmax;
 use crate::gpu::{Capabilities, Dispatch};
@@ -26,6 +29,8 @@ pub enum Producer {
     Binary(Binary),
     /// A normalization.
     LayerNorm(LayerNorm),
+    /// The largest values of windows.
+    MaxPool(MaxPool),
     /// An attention map.
     Softmax(Softmax),
 }
@@ -37,8 +42,17 @@ pub struct Coded {
     pub of: Producer,
     /// The quantizers of the floats.
     pub quantizers: Vec<Quantize>,
+    /// How many of them, the last ones, are of the floats plus one more input.
+    pub of_sum: usize,
     /// Whether the floats are a result as well.
     pub keep: bool,
+}
+
+/// The inputs of a producer with quantizers.
+struct Operands<'a, T> {
+    of: &'a [T],
+    addend: Option<&'a T>,
+    states: &'a [T],
 }
 
 impl Producer {
@@ -46,58 +60,105 @@ impl Producer {
     pub(crate) fn of(op: &dyn Op) -> Option<Self> {
         let op = op as &dyn Any;
         let binary = op.downcast_ref().copied().map(Self::Binary);
-        binary.or_else(|| op.downcast_ref().copied().map(Self::LayerNorm)).or_else(|| op.downcast_ref().copied().map(Self::Softmax))
+        let norm = || op.downcast_ref().copied().map(Self::LayerNorm);
+        let pool = || op.downcast_ref().copied().map(Self::MaxPool);
+        binary.or_else(norm).or_else(pool).or_else(|| op.downcast_ref().copied().map(Self::Softmax))
     }
 
     fn op(&self) -> &dyn Op {
         match self {
             Self::Binary(op) => op,
             Self::LayerNorm(op) => op,
+            Self::MaxPool(op) => op,
             Self::Softmax(op) => op,
         }
     }
 
-    /// How many quantizers fit beside what a kernel binds: WebGPU guarantees 8 storage buffers.
-    pub(crate) fn most_quantizers(&self) -> usize {
+    /// How many of the inputs in front of the states are the producer's, of so many.
+    fn inputs(&self, before_states: usize) -> usize {
         match self {
-            Self::Softmax(_) => 1,
-            Self::Binary(_) | Self::LayerNorm(_) => 2,
+            Self::Binary(_) => 2,
+            Self::LayerNorm(_) => 3,
+            Self::MaxPool(_) => 1,
+            Self::Softmax(_) => before_states,
         }
     }
 
-    /// Whether a kernel can write the codes of a quantizer with a state behind the given inputs: whole words of them.
-    pub(crate) fn suits(&self, inputs: &[TensorType], quantizer: Quantize, state: TensorType) -> bool {
-        let (x, groups) = (inputs[0].shape, state.shape.rows());
+    /// How many quantizers a kernel can write codes of, whose states are one tensor or not.
+    pub(crate) fn most_quantizers(&self, one_state: bool) -> usize {
+        match self {
+            Self::Softmax(_) => 1,
+            _ if one_state => usize::MAX,
+            _ => 2,
+        }
+    }
+
+    /// Whether a kernel can write codes of a sum with something, which is of no more than the result and repeats evenly.
+    pub(crate) fn suits_sums(&self) -> bool {
+        matches!(self, Self::LayerNorm(_))
+    }
+
+    /// Whether a kernel can write the codes of a quantizer with so many step sizes behind the given inputs: whole words of them.
+    pub(crate) fn suits(&self, inputs: &[TensorType], quantizer: Quantize, groups: usize) -> bool {
+        let x = inputs[0].shape;
         match self {
             Self::Binary(_) => groups == 1 && inputs[1].shape.len().is_multiple_of(4),
-            Self::LayerNorm(_) => groups == 1 && x.last().is_multiple_of(4),
+            Self::LayerNorm(_) | Self::MaxPool(_) => groups == 1 && x.last().is_multiple_of(4),
             Self::Softmax(_) => x.len().is_multiple_of(4) && (groups == 1 || quantizer.inner.is_multiple_of(x.last())),
         }
     }
 }
 
 impl Coded {
-    /// The inputs of the producer, and the states.
-    fn split<'a, T>(&self, inputs: &'a [T]) -> (&'a [T], &'a [T]) {
-        inputs.split_at(inputs.len().saturating_sub(self.quantizers.len()))
+    /// The inputs of the producer, what is added, and the states.
+    fn operands<'a, T>(&self, inputs: &'a [T]) -> Operands<'a, T> {
+        let sums = usize::from(self.of_sum > 0);
+        let (of, rest) = inputs.split_at(self.of.inputs(inputs.len().saturating_sub(1 + sums)).min(inputs.len()));
+        let (addend, states) = rest.split_at(sums.min(rest.len()));
+        Operands { of, addend: addend.first(), states }
     }
 
-    /// Adds to a kernel over vec4s, with the `inputs` that it binds, what stores its results: `store(i, v)`. The kernel has a function
-    /// `no_bits`, the zero of the rounding barrier.
-    fn store(&self, dispatch: Dispatch, inputs: usize, y: DType) -> Dispatch {
-        let count = self.quantizers.len();
-        let first = 1 + inputs + count + usize::from(self.keep);
-        let mut dispatch = dispatch.bind((0..inputs + count).collect::<Vec<_>>());
-        for (i, (name, quantizer)) in ["", "NEXT_"].into_iter().zip(&self.quantizers).enumerate() {
-            let half = 1 << (quantizer.bits - 1);
-            dispatch = dispatch
-                .constant(&format!("AT_{name}STATE"), 1 + inputs + i)
-                .constant(&format!("AT_{name}CODES"), first + i)
-                .constant(&format!("{name}HALF"), half)
-                .constant(&format!("{name}OFFSET"), if quantizer.signed { 0 } else { half });
-        }
-        let next = if count > 1 { wgsl!("store/next.wgsl") } else { wgsl!("store/no_next.wgsl") };
-        self.kept(dispatch, 1 + inputs + count, y).part(next).part(wgsl!("store/codes.wgsl"))
+    /// Whether there is a kernel for such inputs.
+    fn fits(&self, Operands { of, addend, states }: &Operands<'_, TensorType>, y: TensorType) -> bool {
+        let (count, groups) = (self.quantizers.len(), states.iter().map(|state| state.shape.rows()).sum::<usize>());
+        let alike = self.quantizers.iter().all(|q| q.levels() == self.quantizers[0].levels() && self.of.suits(of, *q, groups / count));
+        let has_states = states.iter().all(|state| *state == TensorType::f32([state.shape.rows(), 4]))
+            && if count == 1 { states.len() == 1 } else { groups == count && (states.len() == 1 || [states.len(), count] == [2, 2]) };
+        let sum = addend
+            .is_none_or(|addend| self.of.suits_sums() && Binary::ADD.outputs(&[y, *addend]) == [y] && addend.shape.len().is_multiple_of(4));
+        (1..=self.of.most_quantizers(states.len() == 1)).contains(&count) && self.of_sum <= count && has_states && alike && sum
+    }
+
+    /// Adds to a kernel over vec4s what stores its results: `store(i, v)`. The kernel has the functions `no_bits`, the zero of the
+    /// rounding barrier, and `words`, how many vec4s of results there are.
+    fn store(&self, dispatch: Dispatch, operands: &Operands<'_, TensorType>, y: TensorType) -> Dispatch {
+        let Operands { of, addend, states } = operands;
+        let levels = self.quantizers[0].levels();
+        let at_state = 1 + of.len() + usize::from(addend.is_some());
+        let at_y = at_state + states.len();
+        let dispatch = dispatch
+            .bind((0..at_y - 1).collect::<Vec<_>>())
+            .constant("AT_STATE", at_state)
+            .constant("AT_CODES", at_y + usize::from(self.keep))
+            .constant("QUANTIZERS", self.quantizers.len())
+            .constant("PLAIN", self.quantizers.len() - self.of_sum)
+            .constant("HALF", 1 << (levels.bits - 1))
+            .constant("OFFSET", levels.offset() as usize)
+            .part(if states.len() > 1 { wgsl!("store/two_states.wgsl") } else { wgsl!("store/state.wgsl") });
+        let dispatch = match addend {
+            None => dispatch.part(wgsl!("store/no_sum.wgsl")),
+            Some(addend) => {
+                let repeats = addend.shape.len() < y.shape.len();
+                dispatch
+                    .element("element_addend", addend.dtype)
+                    .constant("AT_ADDEND", at_state - 1)
+                    .flag("REPEATS", repeats)
+                    // A kernel of its own for each length only where it needs one.
+                    .constant("ADDEND", if repeats { addend.shape.len() / 4 } else { 1 })
+                    .part(wgsl!("store/sum.wgsl"))
+            }
+        };
+        self.kept(dispatch, at_y, y.dtype).part(wgsl!("store/codes.wgsl"))
     }
 
     /// Adds `keep(i, v)`, which stores floats or does not.
@@ -107,60 +168,86 @@ impl Coded {
     }
 }
 
+/// The type of the codes of some quantizers of a tensor.
+pub(crate) fn codes_type(y: TensorType, quantizers: usize) -> TensorType {
+    if quantizers == 1 { y.with_dtype(DType::I8) } else { TensorType::new([quantizers, y.shape.len()], DType::I8) }
+}
+
+/// The twin of several quantizers, each of some floats and with its row of the states, one behind the other.
+pub(crate) fn codes_of_all<'a>(quantizers: impl Iterator<Item = (Quantize, &'a Host)>, states: &[f32], ty: TensorType) -> Host {
+    let codes = quantizers.zip(states.chunks(4)).flat_map(|((quantizer, y), state)| {
+        let state = Host::f32([1, 4], state.to_vec());
+        quantizer.reference(&[y, &state], &[y.ty().with_dtype(DType::I8)])[0].as_i8().to_vec()
+    });
+    Host::i8(ty.shape.dims(), codes.collect())
+}
+
 impl Op for Coded {
     fn name(&self) -> &'static str {
         match self.of {
             Producer::Binary(_) => "binary_codes",
             Producer::LayerNorm(_) => "layer_norm_codes",
+            Producer::MaxPool(_) => "max_pool_codes",
             Producer::Softmax(_) => "softmax_codes",
         }
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let (of, states) = self.split(inputs);
-        let y = self.of.op().outputs(of)[0];
-        let fits = (1..=self.of.most_quantizers()).contains(&self.quantizers.len())
-            && self.quantizers.iter().zip(states).all(|(&quantizer, &state)| self.of.suits(of, quantizer, state));
+        let operands = self.operands(inputs);
+        let y = self.of.op().outputs(operands.of)[0];
+        let fits = !self.quantizers.is_empty() && self.fits(&operands, y);
         assert!(fits, "{}: wants states of {:?} that it can write codes of, found {}", self.name(), self.quantizers, ids(inputs));
-        let codes = self.quantizers.iter().zip(states).flat_map(|(quantizer, &state)| quantizer.outputs(&[y, state]));
-        self.keep.then_some(y).into_iter().chain(codes).collect()
+        self.keep.then_some(y).into_iter().chain([codes_type(y, self.quantizers.len())]).collect()
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
-        let (of, states) = self.split(inputs);
+        let Operands { of, addend, states } = self.operands(inputs);
         let types = self.of.op().outputs(&of.iter().map(|h| h.ty()).collect::<Vec<_>>());
         let y = self.of.op().reference(of, &types).remove(0);
-        let codes = self.quantizers.iter().zip(states).zip(&outputs[usize::from(self.keep)..]);
-        let codes: Vec<Host> = codes.flat_map(|((quantizer, state), &ty)| quantizer.reference(&[&y, state], &[ty])).collect();
-        self.keep.then_some(y).into_iter().chain(codes).collect()
+        let codes = if let [quantizer] = self.quantizers[..]
+            && self.of_sum == 0
+        {
+            quantizer.reference(&[&y, states[0]], &outputs[outputs.len() - 1..]).remove(0)
+        } else {
+            let sum = addend.map(|addend| Binary::ADD.reference(&[&y, addend], &types).remove(0));
+            let plain = self.quantizers.len() - self.of_sum;
+            let sources = self.quantizers.iter().enumerate().map(|(i, &q)| (q, sum.as_ref().filter(|_| i >= plain).unwrap_or(&y)));
+            let rows: Vec<f32> = states.iter().flat_map(|state| state.to_f32().to_vec()).collect();
+            codes_of_all(sources, &rows, outputs[outputs.len() - 1])
+        };
+        self.keep.then_some(y).into_iter().chain([codes]).collect()
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let (of, states) = self.split(inputs);
+        let operands = self.operands(inputs);
+        let of = operands.of;
+        let y = self.of.op().outputs(of)[0];
         match self.of {
-            Producer::Binary(op) => vec![self.store(op.kernel(of[0], of[1], 4), of.len(), of[0].dtype)],
-            Producer::LayerNorm(op) => vec![self.store(op.kernel(of[0], of[1], 4), of.len(), of[0].dtype)],
+            Producer::Binary(op) => vec![self.store(op.kernel(of[0], of[1], 4), &operands, y)],
+            Producer::LayerNorm(op) => vec![self.store(op.kernel(of[0], of[1], 4), &operands, y)],
+            Producer::MaxPool(op) => vec![self.store(op.kernel(of[0], y, 4), &operands, y)],
             Producer::Softmax(op) => {
                 // The state stands third, whether there is a mask or not; floats and codes behind it.
                 let kernel = |d: Dispatch| self.kept(d, 4, of[0].dtype).constant("AT_CODES", 4 + usize::from(self.keep));
-                op.kernels_with_codes(of, self.quantizers[0], states[0]).map(kernel).collect()
+                op.kernels_with_codes(of, self.quantizers[0], operands.states[0]).map(kernel).collect()
             }
         }
     }
 
-    fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        let (of, _) = self.split(inputs);
-        let codes = self.quantizers.len() as u64 * 5 * outputs[0].shape.len() as u64;
-        self.of.op().operations(of, &self.of.op().outputs(of)) + codes
+    fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        let of = self.operands(inputs).of;
+        let y = self.of.op().outputs(of);
+        self.of.op().operations(of, &y) + (5 * self.quantizers.len() * y[0].shape.len()) as u64
     }
 }
 
 /// An op on floats with quantizers behind it, as a node of a fused graph.
-pub(crate) fn coded(of: Producer, quantizers: Vec<Quantize>, keep: bool) -> Arc<dyn Op> {
-    Arc::new(Coded { of, quantizers, keep })
+pub(crate) fn coded(of: Producer, quantizers: Vec<Quantize>, of_sum: usize, keep: bool) -> Arc<dyn Op> {
+    Arc::new(Coded { of, quantizers, of_sum, keep })
 }
 
 pub use cases::cases;
+pub(super) use cases::clear_state;
 
 mod cases {
     use super::*;
@@ -171,7 +258,7 @@ mod cases {
 
     /// What a producer gives may differ in the last bits between twin and device, and then codes at a tie do: the state of a
     /// quantizer under which no value comes closer to a tie than `margin` steps.
-    fn clear_state(y: &Host, quantizer: Quantize, groups: usize, margin: f32) -> Host {
+    pub(in super::super) fn clear_state(y: &Host, quantizer: Quantize, groups: usize, margin: f32) -> Host {
         let (values, run) = (y.to_f32(), y.shape().len() / groups);
         let run = if groups == 1 { run } else { quantizer.inner };
         let state = |group: usize| {
@@ -193,28 +280,52 @@ mod cases {
         Host::f32([groups, 4], (0..groups).flat_map(state).collect())
     }
 
-    /// A producer with one or two quantizers; the margin is that of f32 or f16.
-    fn case(of: Producer, inputs: &[Host], quantizers: &[(Quantize, usize)], keep: bool, margin: f32, tolerance: Tolerance) -> Case {
-        let refs: Vec<&Host> = inputs.iter().collect();
-        let y = of.op().outputs(&inputs.iter().map(Host::ty).collect::<Vec<_>>());
-        let y = of.op().reference(&refs, &y).remove(0);
-        let states = quantizers.iter().map(|&(quantizer, groups)| clear_state(&y, quantizer, groups, margin));
-        let inputs = inputs.iter().cloned().chain(states).collect();
-        Case::new(Coded { of, quantizers: quantizers.iter().map(|q| q.0).collect(), keep }, inputs, tolerance)
+    /// What a case is of, but for its tensors.
+    struct Spec<'a> {
+        of: Producer,
+        quantizers: &'a [(Quantize, usize)],
+        /// Whether the states are one tensor.
+        joined: bool,
+        /// What is added for the last of the quantizers, and how many these are.
+        sum: Option<(&'a Host, usize)>,
+        keep: bool,
     }
 
-    /// Quantizers of different bits and signs, with a step size for each of some groups.
+    impl Spec<'_> {
+        /// A case under states that suit a margin, which is that of f32 or f16.
+        fn case(&self, inputs: &[Host], addend: Option<Host>, margin: f32, tolerance: Tolerance) -> Case {
+            let refs: Vec<&Host> = inputs.iter().collect();
+            let types = self.of.op().outputs(&inputs.iter().map(Host::ty).collect::<Vec<_>>());
+            let y = self.of.op().reference(&refs, &types).remove(0);
+            let sum = addend.as_ref().map(|addend| Binary::ADD.reference(&[&y, addend], &types).remove(0));
+            let of_sum = self.sum.map_or(0, |(_, count)| count);
+            let plain = self.quantizers.len() - of_sum;
+            let source = |i: usize| sum.as_ref().filter(|_| i >= plain).unwrap_or(&y);
+            let mut states: Vec<Host> =
+                self.quantizers.iter().enumerate().map(|(i, &(q, groups))| clear_state(source(i), q, groups, margin)).collect();
+            if self.joined {
+                let rows: Vec<f32> = states.iter().flat_map(|state| state.to_f32().to_vec()).collect();
+                states = vec![Host::f32([rows.len() / 4, 4], rows)];
+            }
+            let quantizers = self.quantizers.iter().map(|q| q.0).collect();
+            let inputs = inputs.iter().cloned().chain(addend).chain(states).collect();
+            Case::new(Coded { of: self.of, quantizers, of_sum, keep: self.keep }, inputs, tolerance)
+        }
+
+        /// The case in f32, and in f16.
+        fn both(&self, inputs: &[Host], error: f32) -> [Case; 2] {
+            let addend = self.sum.map(|(addend, _)| addend.clone());
+            let full = self.case(inputs, addend.clone(), 2e-4, Tolerance::of(error));
+            let halves = full.in_f16(Tolerance::of(4e-3)).inputs;
+            // Step sizes stay in f32, and the norm's parameters may.
+            let addend = addend.map(|addend| addend.cast(DType::F16));
+            [full, self.case(&halves[..inputs.len()], addend, 2e-3, Tolerance::of(4e-3))]
+        }
+    }
+
+    /// Some quantizers of the same levels.
     fn quantizers(i: usize, count: usize) -> Vec<(Quantize, usize)> {
-        let one = |turn: usize| (Quantize { bits: 2 + ((i + 2 * turn) % 4) as u32, signed: (i + turn).is_multiple_of(2), inner: 1 }, 1);
-        (0..count).map(one).collect()
-    }
-
-    /// The case in f32, and in f16.
-    fn both(of: Producer, inputs: &[Host], quantizers: &[(Quantize, usize)], keep: bool, error: f32) -> [Case; 2] {
-        let full = case(of, inputs, quantizers, keep, 2e-4, Tolerance::of(error));
-        let halves = full.in_f16(Tolerance::of(4e-3)).inputs;
-        // Step sizes stay in f32, and the norm's parameters may.
-        [full, case(of, &halves[..inputs.len()], quantizers, keep, 2e-3, Tolerance::of(4e-3))]
+        vec![(Quantize { bits: 2 + (i % 4) as u32, signed: i.is_multiple_of(2), inner: 1 }, 1); count]
     }
 
     /// Cases of the op table.
@@ -226,14 +337,34 @@ mod cases {
             let b = if repeated == a.shape().len() { b.reshape(shape) } else { b };
             let function = [Function::Add, Function::Mul, Function::Sub][i % 3];
             let b = if b.shape().rank() == 1 && repeated != a.shape().last() { b.reshape([shape[1], shape[2]]) } else { b };
-            cases.extend(both(Producer::Binary(Binary { function }), &[a, b], &quantizers(i, 1 + i % 2), i % 3 != 1, 1e-6));
+            let of = Producer::Binary(Binary { function });
+            let spec = Spec { of, quantizers: &quantizers(i, 1 + i % 2), joined: i == 3, sum: None, keep: i % 3 != 1 };
+            cases.extend(spec.both(&[a, b], 1e-6));
         }
-        for (i, shape) in [[1, 4], [5, 12], [3, 36], [9, 16], [1, 132]].into_iter().enumerate() {
+        for (i, (image, count)) in [([1, 3, 5, 4], 2), ([2, 8, 7, 12], 1), ([1, 4, 4, 64], 3)].into_iter().enumerate() {
+            let of = Producer::MaxPool(MaxPool { kernel: 3, stride: 2, padding: 1 });
+            let spec = Spec { of, quantizers: &quantizers(i, count), joined: i == 2, sum: None, keep: i == 1 };
+            cases.extend(spec.both(&[noise(image, i as u64)], 1e-6));
+        }
+        cases.extend(norm_cases());
+        cases.extend(softmax_cases());
+        cases
+    }
+
+    /// Alone, and with a sum behind them of an operand that repeats or does not.
+    fn norm_cases() -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (i, shape) in [[1, 4], [6, 12], [3, 36], [9, 16], [1, 132]].into_iter().enumerate() {
             let inputs = [noise(shape, i as u64), noise([shape[1]], 50 + i as u64), noise([shape[1]], 90 + i as u64)];
             let of = Producer::LayerNorm(LayerNorm { eps: 1e-5, unbiased: i == 3 });
-            cases.extend(both(of, &inputs, &quantizers(i, 1 + i % 2), i % 3 != 1, 3e-5));
+            let spec = Spec { of, quantizers: &quantizers(i, 1 + i % 2), joined: i == 3, sum: None, keep: i % 3 != 1 };
+            cases.extend(spec.both(&inputs, 3e-5));
+            let addend = if i % 2 == 0 { noise(shape, 30 + i as u64) } else { noise([shape[1]], 30 + i as u64) };
+            let (count, of_sum) = [(1, 1), (3, 2), (2, 2), (12, 6), (3, 1)][i];
+            let sum = Some((&addend, of_sum));
+            let spec = Spec { of, quantizers: &quantizers(i + 1, count), joined: true, sum, keep: i % 2 == 1 };
+            cases.extend(spec.both(&inputs, 3e-5));
         }
-        cases.extend(softmax_cases());
         cases
     }
 
@@ -249,13 +380,15 @@ mod cases {
             }
             let groups = if i % 3 == 0 { 1 } else { shape[1] };
             let quantizer = Quantize { bits: 3 + (i % 3) as u32, signed: i == 3, inner: shape[2] * shape[3] };
-            cases.extend(both(Producer::Softmax(Softmax::default()), &inputs, &[(quantizer, groups)], i % 3 != 1, 1e-5));
+            let quantizers = [(quantizer, groups)];
+            let spec = |of, keep| Spec { of: Producer::Softmax(of), quantizers: &quantizers, joined: false, sum: None, keep };
+            cases.extend(spec(Softmax::default(), i % 3 != 1).both(&inputs, 1e-5));
             let keys = shape[3].saturating_sub(1 + i % 3);
             if shape[3].is_multiple_of(4) && keys > 0 {
                 let padded = Softmax { keys: Some(keys) };
                 inputs.truncate(1);
                 inputs.extend((i % 2 == 1).then(|| test_mask(shape[0], keys, i as u64, false)));
-                cases.extend(both(Producer::Softmax(padded), &inputs, &[(quantizer, groups)], false, 1e-5));
+                cases.extend(spec(padded, false).both(&inputs, 1e-5));
             }
         }
         cases

@@ -1,14 +1,14 @@
 //! Tensors one behind the other along the first dimension, and parts of one.
 //!
 //! Shapes: inputs `[A, ..]`, `[B, ..]`, … alike but for the first dimension, y `[A + B + …, ..]`; a slice is `[rows, ..]`. All of one
-//! float type. The gradient of each is made of the other.
+//! float type; codes i8 of whole words can be joined too. The gradient of each is made of the other.
 
 use super::rows::width_of;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::tensor::compare::Tolerance;
-use crate::tensor::{Host, Shape, TensorType};
+use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
 use std::ops::Range;
 
@@ -29,18 +29,16 @@ pub struct Slice {
     pub rows: usize,
 }
 
-/// A shape with another first dimension.
-#[track_caller]
-fn with_rows(shape: Shape, rows: usize) -> Shape {
-    let mut dims = shape.dims().to_vec();
-    dims[0] = rows;
-    Shape::new(dims)
-}
-
 /// Ranges of elements of several tensors, in their order.
 fn joined<'a>(parts: impl IntoIterator<Item = (&'a Host, Range<usize>)>, ty: TensorType) -> Host {
-    let elements = parts.into_iter().flat_map(|(part, range)| part.to_f32()[range].to_vec());
-    Host::from_f32(ty, elements.collect())
+    let size = ty.dtype.size();
+    let bytes = parts.into_iter().flat_map(|(part, range)| &part.as_bytes()[range.start * size..range.end * size]);
+    Host::from_bytes(ty, &bytes.copied().collect::<Vec<_>>())
+}
+
+/// What kernels take a tensor for: codes for words of four.
+fn as_words(ty: TensorType) -> (DType, usize) {
+    if ty.dtype == DType::I8 { (DType::U32, ty.shape.len() / 4) } else { (ty.dtype, ty.shape.len()) }
 }
 
 impl Op for Concat {
@@ -50,11 +48,15 @@ impl Op for Concat {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         assert!((1..=MOST).contains(&inputs.len()), "concat: wants 1 to {MOST} inputs, found {}", inputs.len());
-        let same =
-            |ty: &TensorType| ty.dtype.is_float() && ty.dtype == inputs[0].dtype && ty.shape.dims()[1..] == inputs[0].shape.dims()[1..];
-        assert!(inputs.iter().all(same), "concat: wants floats alike but for the first dimension, found {}", ids(inputs));
+        let can_be = |ty: &TensorType| ty.dtype.is_float() || ty.dtype == DType::I8 && ty.shape.len().is_multiple_of(4);
+        let same = |ty: &TensorType| can_be(ty) && ty.dtype == inputs[0].dtype && ty.shape.dims()[1..] == inputs[0].shape.dims()[1..];
+        assert!(
+            inputs.iter().all(same),
+            "concat: wants floats alike but for the first dimension, or codes in words, found {}",
+            ids(inputs)
+        );
         let rows = inputs.iter().map(|ty| ty.shape.dims()[0]).sum();
-        vec![TensorType { shape: with_rows(inputs[0].shape, rows), ..inputs[0] }]
+        vec![TensorType { shape: inputs[0].shape.with_first(rows), ..inputs[0] }]
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
@@ -62,24 +64,24 @@ impl Op for Concat {
     }
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let row = inputs[0].shape.len() / inputs[0].shape.dims()[0];
+        let row = if inputs[0].dtype == DType::I8 { 1 } else { inputs[0].shape.len() / inputs[0].shape.dims()[0] };
         let kernel = |width: usize| {
             let mut end = 0;
             let mut ends: Vec<usize> = inputs
                 .iter()
                 .map(|ty| {
-                    end += ty.shape.len() / width;
+                    end += as_words(*ty).1 / width;
                     end
                 })
                 .collect();
             ends.resize(MOST, end);
             let bindings: Vec<usize> = (0..MOST).map(|i| if i < inputs.len() { i } else { 0 }).collect();
             Dispatch::new(wgsl!("concat/concat.wgsl"), MOST)
-                .wide("wide", inputs[0].dtype, width)
+                .wide("wide", as_words(inputs[0]).0, width)
                 .constant("GROUP", GROUP)
                 .bind(bindings)
                 .params(Words::of(ends))
-                .over_items(outputs[0].shape.len() / width, GROUP)
+                .over_items(as_words(outputs[0]).1 / width, GROUP)
         };
         width_of(row).map(kernel).collect()
     }
@@ -105,7 +107,7 @@ impl Op for Slice {
         let [x] = inputs else { panic!("slice: wants one input, found {}", ids(inputs)) };
         let inside = x.dtype.is_float() && self.rows > 0 && self.first + self.rows <= x.shape.dims()[0];
         assert!(inside, "slice: {x} has no rows {} .. {} of floats", self.first, self.first + self.rows);
-        vec![TensorType { shape: with_rows(x.shape, self.rows), ..*x }]
+        vec![TensorType { shape: x.shape.with_first(self.rows), ..*x }]
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
@@ -130,7 +132,7 @@ impl Op for Slice {
         let Some(d_y) = d_outputs[0] else { return vec![None] };
         let x = graph.ty(io.inputs[0]);
         let mut zeros = |rows: usize| {
-            let ty = |rows| TensorType { shape: with_rows(x.shape, rows), ..x };
+            let ty = |rows| TensorType { shape: x.shape.with_first(rows), ..x };
             (rows > 0).then(|| graph.constant(Host::zeros(ty(rows))))
         };
         let before = zeros(self.first);
@@ -191,6 +193,8 @@ pub fn cases() -> Vec<Case> {
         }
         cases.extend(all);
     }
+    let codes = [[3, 20], [1, 20], [6, 20]].map(|shape| Host::i8(shape, (0..20 * shape[0]).map(|i| (i * 37 % 256) as u8 as i8).collect()));
+    cases.push(Case::new(Concat, codes.to_vec(), Tolerance::EXACT));
     cases
 }
 

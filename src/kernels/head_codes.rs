@@ -287,13 +287,13 @@ pub fn mix(g: &mut Graph, p: HeadCodes, v: HeadCodes, to: DType) -> Var {
 }
 
 /// Codes of all values, or at one end of them: `share` of 1 or less.
-fn test_codes(shape: impl AsRef<[usize]>, share: f32, seed: u64) -> Host {
+pub(super) fn test_codes(shape: impl AsRef<[usize]>, share: f32, seed: u64) -> Host {
     let code = |v: &f32| (127.5 - share * (127.5 + 128.0 * v)).round() as i8;
     Host::i8(&shape, noise(&shape, seed).to_f32().iter().map(code).collect())
 }
 
 /// States of step sizes around `alpha` and stored zeros over the whole range, or one of them.
-fn test_state(heads: usize, alpha: f32, zero: Option<f32>, seed: u64) -> Host {
+pub(super) fn test_state(heads: usize, alpha: f32, zero: Option<f32>, seed: u64) -> Host {
     let one = |v: &f32| [alpha * (1.0 + 0.3 * v), 0.0, 0.0, zero.unwrap_or_else(|| (v * 127.0).round())];
     Host::f32([heads, 4], noise([heads], seed).to_f32().iter().flat_map(one).collect())
 }

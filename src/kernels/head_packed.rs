@@ -55,7 +55,7 @@ fn kernel(product: &HeadProduct, Variant { m, n, rows, columns, split, quads }: 
     let dispatch = match right.along_k {
         true if right.width == 16 => dispatch.part(wgsl!("heads/right_rows.wgsl")).part(wgsl!("heads/right_quads.wgsl")),
         true => dispatch.part(wgsl!("heads/right_rows.wgsl")).part(wgsl!("heads/right_codes.wgsl")),
-        false => dispatch.part(wgsl!("heads/right_columns.wgsl")).flag("RIGHT_FOURS", right.width >= 4),
+        false => dispatch.part(wgsl!("heads/columns.wgsl")).part(wgsl!("heads/right_columns.wgsl")).flag("RIGHT_FOURS", right.width >= 4),
     };
     product.place(dispatch, [m, n])
 }

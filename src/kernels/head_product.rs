@@ -49,7 +49,7 @@ impl Operand {
     }
 }
 
-fn width_of(extent: usize) -> usize {
+pub(super) fn width_of(extent: usize) -> usize {
     [16, 8, 4, 2].into_iter().find(|&width| extent.is_multiple_of(width)).unwrap_or(1)
 }
 
@@ -97,6 +97,26 @@ impl Tile {
         let bytes = |slice: usize| slice * (self.m / 4 + 1 + self.n / 4 + 1) * 16;
         TILES_K.into_iter().find(|&slice| slice <= k && bytes(slice) <= ROOM).unwrap_or(TILES_K[2])
     }
+}
+
+/// Adds `write_y`, which stores up to four neighbours of rows that begin at multiples of `width`: floats `to` at the binding AT_Y, or the
+/// codes of these behind the state of their quantizer.
+pub(super) fn stores(dispatch: Dispatch, width: usize, to: DType, codes: Option<Levels>) -> Dispatch {
+    let dispatch = dispatch.flag("HALF_Y", to == DType::F16);
+    // Codes are made from floats that are rounded to the type without having it.
+    let stored = if codes.is_some() { DType::F32 } else { to };
+    let dispatch = dispatch.element("element_y", stored).wide("element_y2", stored, 2);
+    let Some(levels) = codes else {
+        return dispatch.part(match width {
+            4.. => wgsl!("heads/y_vec4.wgsl"),
+            2 => wgsl!("heads/y_vec2.wgsl"),
+            _ => wgsl!("heads/y_scalar.wgsl"),
+        });
+    };
+    dispatch
+        .constant("OUT_HALF", 1 << (levels.bits - 1))
+        .constant("OUT_OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
+        .part(wgsl!("heads/y_codes.wgsl"))
 }
 
 impl HeadProduct {
@@ -158,23 +178,12 @@ impl HeadProduct {
 
     /// Adds what all kernels share: tiles, parameters, what happens to the sums, bindings and the grid.
     pub(super) fn place(&self, dispatch: Dispatch, [m, n]: [usize; 2]) -> Dispatch {
-        // Codes are made from floats that are rounded to the type without having it.
-        let stored = if self.codes.is_some() { DType::F32 } else { self.y.dtype };
-        let dispatch = dispatch
-            .element("element_y", stored)
-            .wide("element_y2", stored, 2)
+        let dispatch = stores(dispatch, self.y.width, self.y.dtype, self.codes)
             .constant("TILE_M", m)
             .constant("TILE_N", n)
             .flag("PRIOR", matches!(self.extra, Extra::Prior(_)))
-            .flag("HALF_Y", self.y.dtype == DType::F16)
             .part(wgsl!("heads/params.wgsl"))
             .part(wgsl!("heads/prior.wgsl"))
-            .part(match self.y.width {
-                4.. if self.codes.is_some() => wgsl!("heads/y_codes.wgsl"),
-                4.. => wgsl!("heads/y_vec4.wgsl"),
-                2 => wgsl!("heads/y_vec2.wgsl"),
-                _ => wgsl!("heads/y_scalar.wgsl"),
-            })
             .params(self.params([m, n]))
             .over_groups(self.tiles([m, n]));
         if self.is_on_codes() { self.on_codes(dispatch) } else { self.on_floats(dispatch) }
@@ -184,11 +193,7 @@ impl HeadProduct {
         debug_assert!(self.left.along_k && !matches!(self.extra, Extra::DropLeft(_) | Extra::DropY(_)));
         let dispatch = dispatch.part(wgsl!("heads/codes.wgsl")).constant("AT_POINTS", 5).constant("AT_Y", 7);
         let inputs = if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] };
-        let Some(levels) = self.codes else { return dispatch.bind(inputs) };
-        dispatch
-            .constant("OUT_HALF", 1 << (levels.bits - 1))
-            .constant("OUT_OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
-            .bind([&inputs[..], &[4]].concat())
+        if self.codes.is_some() { dispatch.bind([&inputs[..], &[4]].concat()) } else { dispatch.bind(inputs) }
     }
 
     fn on_floats(&self, dispatch: Dispatch) -> Dispatch {

@@ -48,6 +48,7 @@ impl LayerNorm {
         let dispatch = Dispatch::new(wgsl!("layer_norm.wgsl"), 3)
             .wide("wide_x", x.dtype, width)
             .wide("wide_w", weight.dtype, width)
+            .constant("STEPS", layout.steps(x.shape.last()))
             .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.last(), self.freedom(x.shape.last())]).float(self.eps));
         layout.apply(dispatch)
     }

@@ -21,6 +21,7 @@ mod head_packed;
 mod head_product;
 pub mod heads;
 pub mod integer;
+pub mod integer_attention;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
@@ -59,6 +60,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "head_codes", cases: head_codes::cases },
     Family { name: "heads", cases: heads::cases },
     Family { name: "integer", cases: integer::cases },
+    Family { name: "integer_attention", cases: integer_attention::cases },
     Family { name: "layer_norm", cases: layer_norm::cases },
     Family { name: "linear", cases: linear::cases },
     Family { name: "loss", cases: loss::cases },
@@ -86,7 +88,7 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     if !gpu.capabilities().allows(Tier::Matrix) {
         return Ok(None);
     }
-    let cases = [linear::matrix_case(), integer::matrix_case(), heads::matrix_case()];
+    let cases = [linear::matrix_case(), integer::matrix_case(), heads::matrix_case(), integer_attention::matrix_case()];
     let needs_proof = |kernel: &Dispatch| kernel.tier == Tier::Matrix;
     let proof = subject_of_proof(gpu, &cases, &needs_proof);
     if gpu.disk().is_proved(&proof) {

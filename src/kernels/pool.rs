@@ -4,7 +4,7 @@
 //! Shapes: x `[B, H, W, C]`, y `[B, H', W', C]`. Saved for backward: x and y.
 
 use super::conv::Window;
-use super::rows::width_of;
+use super::rows::{floats, width_of};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -39,7 +39,8 @@ impl MaxPool {
         [n, height, x_width, channels / width, out_height, out_width, self.kernel, self.stride, self.padding]
     }
 
-    fn kernel(self, x: TensorType, y: TensorType, width: usize) -> Dispatch {
+    /// The kernel without what stores its results.
+    pub(super) fn kernel(self, x: TensorType, y: TensorType, width: usize) -> Dispatch {
         Dispatch::new(wgsl!("max_pool.wgsl"), 1)
             .wide("wide_x", x.dtype, width)
             .wide("wide", DType::F32, width)
@@ -86,7 +87,9 @@ impl Op for MaxPool {
     }
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.last()).map(|width| self.kernel(inputs[0], outputs[0], width)).collect()
+        width_of(inputs[0].shape.last())
+            .map(|width| floats(self.kernel(inputs[0], outputs[0], width), 2, outputs[0].dtype, width))
+            .collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {

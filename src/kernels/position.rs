@@ -62,11 +62,14 @@ impl Op for SinePosition {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let ([_, height, width], pairs) = (inputs[0].shape.blc(), outputs[0].shape.len() / 2);
+        // Pairs of one half of a token.
+        let each = [4, 2, 1].into_iter().find(|each| (self.channels / 4).is_multiple_of(*each)).unwrap_or(1);
         let kernel = Dispatch::new(wgsl!("position/sine.wgsl"), 1)
             .element("element_y", self.to)
             .constant("GROUP", GROUP)
+            .constant("EACH", each)
             .params(Words::of([pairs, height, width, self.channels / 4]))
-            .over_items(pairs, GROUP);
+            .over_items(pairs / each, GROUP);
         vec![kernel]
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn floats(dispatch: Dispatch, at: usize, y: DType, width: usize) -> D
 /// Invocations and workgroups over the rows of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowLayout {
-    lanes: usize,
+    pub(super) lanes: usize,
     group: usize,
     rows: usize,
     width: usize,

@@ -58,6 +58,7 @@ impl Softmax {
             .params(Words::of([x.shape.rows(), pitch.div_ceil(4), rows_of_mask, keys, pitch]))
             .part(if four { wgsl!("softmax/x_vec4.wgsl") } else { wgsl!("softmax/x_scalar.wgsl") })
             .part(if four && keys.is_multiple_of(4) { wgsl!("softmax/mask_vec4.wgsl") } else { wgsl!("softmax/mask_scalar.wgsl") })
+            .part(wgsl!("softmax/limits.wgsl"))
             .part(wgsl!("softmax/row.wgsl"));
         layout.apply(dispatch)
     }
@@ -80,7 +81,8 @@ impl Softmax {
         // Words of codes across rows know of no padding.
         Self::fours(x).filter(move |&four| four || self.keys.is_none()).map(move |four| {
             let source = if four { wgsl!("softmax/codes.wgsl") } else { wgsl!("softmax/codes_across.wgsl") };
-            let dispatch = self.over_rows(source, &inputs, four).part(wgsl!("softmax/params_codes.wgsl"));
+            let dispatch =
+                self.over_rows(source, &inputs, four).part(wgsl!("softmax/params_codes.wgsl")).part(wgsl!("softmax/stored.wgsl"));
             let words = dispatch.params.clone().also([rows_of_state, state.shape.rows()]);
             let words = [levels.low(), levels.high(), levels.offset()].into_iter().fold(words, |words, limit| words.float(limit as f32));
             let dispatch = dispatch.bind([0, usize::from(count > 1), count]).params(words);

@@ -5,7 +5,7 @@ use super::{BatchSize, Given};
 use crate::Result;
 use crate::data::Pictures;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse};
+use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse_for};
 use crate::tensor::{DType, Host};
 use std::fmt;
 
@@ -86,7 +86,7 @@ impl Session {
     }
 
     fn compile(&mut self, given: Given) -> Result<Plan> {
-        let graph = fuse(&(self.build)(given));
+        let graph = fuse_for(&(self.build)(given), self.gpu.capabilities());
         let folded = fold(&graph, &|_| false);
         let missing = folded.evaluate(&self.values, &|name| !self.params.contains(name));
         if !missing.is_empty() {

@@ -96,6 +96,14 @@ impl Shape {
         dims.dims[self.rank - 1] = last;
         Self::new(dims.dims())
     }
+
+    /// The shape with another first dimension.
+    #[track_caller]
+    pub fn with_first(&self, first: usize) -> Self {
+        let mut dims = *self;
+        dims.dims[0] = first;
+        Self::new(dims.dims())
+    }
 }
 
 impl fmt::Display for Shape {

@@ -66,7 +66,7 @@ impl Room {
         let each = sizes.iter().map(|&size| trainer.needs(batch_of(size, batch)));
         let training = each.reduce(Needs::beside).expect("a configuration has a size");
         let model = detr(&config.model, (batch_of(sizes[0], batch), Entry::Bytes), Precision::F32, Results::Answers).into_parts().0;
-        let fused = fuse(&model);
+        let fused = fuse(&model, &|_| false);
         let evaluation = Needs::of(&fold(&fused, &|_| false).graph, &|_| false);
         Self { training, evaluation }
     }

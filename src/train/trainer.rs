@@ -241,9 +241,9 @@ impl Trainer {
     /// The graph for a size as it is compiled, with its constants on the device.
     fn graph(&mut self, size: BatchSize) -> Result<(Graph, PredictionShape)> {
         let TrainGraph { graph, shape, .. } = self.train_graph(size);
-        let fused = fuse(&graph);
         let layout = self.weights.layout().clone();
         let is_trained = |name: &str| layout.contains(name);
+        let fused = fuse(&graph, &is_trained);
         let folded = fold(&fused, &is_trained);
         let known: Values = self.start.iter().chain(&self.taught).map(|(name, host)| (name.clone(), host.clone())).collect();
         let missing = folded.evaluate(&known, &|name| !is_trained(name) && !self.constants.contains(name));
@@ -256,7 +256,8 @@ impl Trainer {
     /// What the plan for a size needs beside weights, gradients and moments, without a look at the device.
     pub fn needs(&self, size: BatchSize) -> Needs {
         let TrainGraph { graph, .. } = self.train_graph(size);
-        let (fused, layout) = (fuse(&graph), self.weights.layout());
+        let layout = self.weights.layout();
+        let fused = fuse(&graph, &|name| layout.contains(name));
         let is_gradient = |name: &str| name.strip_prefix(GRADIENT).is_some_and(|name| layout.contains(name));
         let folded = fold(&fused, &|name| layout.contains(name));
         Shared::of(&folded.graph, layout)

@@ -2,6 +2,7 @@
 
 use crate::gpu::Dispatch;
 use crate::graph::{Op, ids};
+use crate::kernels::coded::{codes_of_all, codes_type};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::quantize::{Levels, Quantize};
 use crate::tensor::{DType, Host, Shape, TensorType};
@@ -23,12 +24,14 @@ impl Bits {
     }
 }
 
-/// The quantizer behind a product, whose work the product does too.
+/// The quantizers behind a product, whose work the product does too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requantize {
     /// What the codes are of.
     pub levels: Levels,
-    /// Step sizes: one, or several for as many neighbouring channels each, a multiple of 4.
+    /// How many quantizers of these levels there are: one or two.
+    pub quantizers: usize,
+    /// Step sizes of each: one, or of a single quantizer several for as many neighbouring channels each, a multiple of 4.
     pub groups: usize,
     /// Whether the floats are a result as well.
     pub keep: bool,
@@ -38,8 +41,8 @@ pub struct Requantize {
 ///
 /// Inputs of an op with this arithmetic: x i8, w i8 (output channels first), the state f32 `[1, 4]` of x, which gives the code of
 /// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue, then the state f32 `[G, 4]` of the
-/// quantizer behind it, G step sizes each of N / G channels. Outputs: the floats, or codes i8 of the same shape, or both. Codes need N to be a multiple of 4, so that an
-/// invocation writes whole words.
+/// quantizer behind it, G step sizes each of N / G channels, or that of G quantizers, a row each. Outputs: the floats, or codes i8 of the
+/// same shape, of several quantizers `[G, elements]`, or both. Codes need N to be a multiple of 4, so that an invocation writes whole words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arithmetic {
     /// Of x and w.
@@ -48,7 +51,7 @@ pub struct Arithmetic {
     pub epilogue: Epilogue,
     /// Element type of the floats: f32 or f16. Where only codes are stored, they are made from floats rounded to it.
     pub to: DType,
-    /// The quantizer of the result. It appears when graphs are fused.
+    /// The quantizers of the result. They appear when graphs are fused.
     pub requantize: Option<Requantize>,
 }
 
@@ -60,25 +63,30 @@ impl Arithmetic {
     /// Index of the first input of the epilogue.
     pub(crate) const FIRST: usize = 4;
 
-    /// The types of the outputs of a product of shape `y` with sums of `terms` products.
+    /// The types of the outputs of `products` products, of shape `y` together, with sums of `terms` products.
     ///
     /// # Panics
     /// When the inputs do not fit, or a sum could leave 31 bits.
     #[track_caller]
-    pub(super) fn outputs(self, op: &str, inputs: &[TensorType], y: Shape, terms: usize) -> Vec<TensorType> {
+    pub(super) fn outputs(self, op: &str, inputs: &[TensorType], products: usize, y: Shape, terms: usize) -> Vec<TensorType> {
         let Bits { x, w } = self.bits;
         assert!((2..=8).contains(&x) && (2..=8).contains(&w), "{op}: codes have 2 to 8 bits, found {:?}", self.bits);
         assert!(terms <= 127 * self.bits.exact_terms(), "{op}: sums of {terms} products of {:?} leave 31 bits", self.bits);
-        let states = [TensorType::f32([1, 4]), TensorType::f32([y.last(), 4])];
+        let states = [TensorType::f32([products, 4]), TensorType::f32([products * y.last(), 4])];
         let fits = inputs[Self::X_STATE..Self::FIRST] == states && self.to.is_float();
         assert!(fits, "{op}: wants floats to come, and states {states:?} behind x and w, found {}", ids(inputs));
         let y = TensorType { shape: y, dtype: self.to };
         let (inputs, behind) = inputs.split_at(inputs.len() - usize::from(self.requantize.is_some()));
-        self.epilogue.check(op, Self::FIRST, inputs, y);
-        let Some(Requantize { keep, groups, .. }) = self.requantize else { return vec![y] };
-        let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([groups, 4])];
-        assert!(fits, "{op}: to give codes it wants a multiple of 4 channels for each row of a state, found {y}, {behind:?}");
-        keep.then_some(y).into_iter().chain([y.with_dtype(DType::I8)]).collect()
+        // Scales and shifts of several products, which have no residuals, lie one behind the other.
+        let channels = if products == 1 { y.shape } else { Shape::new([products * y.shape.last()]) };
+        self.epilogue.check(op, Self::FIRST, inputs, TensorType { shape: channels, ..y });
+        let Some(Requantize { keep, groups, quantizers, .. }) = self.requantize else { return vec![y] };
+        let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([products * groups * quantizers, 4])];
+        assert!(
+            fits && (quantizers == 1 || [quantizers, groups, products] == [2, 1, 1]),
+            "{op}: to give codes it wants a multiple of 4 channels for each row of a state, found {y}, {behind:?}"
+        );
+        keep.then_some(y).into_iter().chain([codes_type(y, quantizers)]).collect()
     }
 
     /// Storage buffers of a kernel.
@@ -92,21 +100,30 @@ impl Arithmetic {
         self.buffers(x_state) <= 8
     }
 
-    /// The twin: the outputs from the integer sums.
-    pub(super) fn reference(self, inputs: &[&Host], sums: &[i32], outputs: &[TensorType]) -> Vec<Host> {
+    /// The twin: the outputs of a product of a shape from the integer sums.
+    pub(super) fn reference(self, inputs: &[&Host], sums: &[i32], shape: Shape, outputs: &[TensorType]) -> Vec<Host> {
         let mut y: Vec<f32> = sums.iter().map(|&s| s as f32).collect();
-        self.epilogue.reference(Self::FIRST, inputs, &mut y, outputs[0].shape.last());
-        let y = Host::from_f32(outputs[0].with_dtype(self.to), y);
-        let Some(Requantize { levels: Levels { bits, signed }, groups, keep }) = self.requantize else { return vec![y] };
+        self.epilogue.reference(Self::FIRST, inputs, &mut y, shape.last());
+        let y = Host::from_f32(TensorType { shape, dtype: self.to }, y);
+        let Some(Requantize { levels: Levels { bits, signed }, quantizers, groups, keep }) = self.requantize else { return vec![y] };
         let quantizer = Quantize { bits, signed, inner: y.shape().last() / groups };
-        let codes = quantizer.reference(&[&y, inputs[inputs.len() - 1]], &outputs[outputs.len() - 1..]);
+        let (state, ty) = (inputs[inputs.len() - 1], outputs[outputs.len() - 1]);
+        let codes = if quantizers == 1 {
+            quantizer.reference(&[&y, state], &[ty])
+        } else {
+            vec![codes_of_all((0..quantizers).map(|_| (quantizer, &y)), &state.to_f32(), ty)]
+        };
         keep.then_some(y).into_iter().chain(codes).collect()
     }
 
     /// Adds what a kernel needs behind its sums: `store_y` and its bindings. `terms` is the length of the sums, `n` the number of
-    /// output channels, `x_state` whether the kernel binds the state of x, at `AT_STATE`.
-    pub(super) fn finish(self, dispatch: Dispatch, n: usize, terms: usize, x_state: bool) -> Dispatch {
+    /// output channels of each of some `products`, `x_state` whether the kernel binds the state of x, at `AT_STATE`.
+    pub(super) fn finish(self, dispatch: Dispatch, products: usize, n: usize, terms: usize, x_state: bool) -> Dispatch {
         let four = n.is_multiple_of(4);
+        let dispatch = match products {
+            1 => dispatch.part(wgsl!("integer/one_product.wgsl")),
+            _ => dispatch.constant("PRODUCTS", products).part(wgsl!("integer/products.wgsl")),
+        };
         let [scale, shift, residual] = self.epilogue.indices(Self::FIRST);
         // What is absent is bound to something and never read.
         let mut inputs = vec![0, 1, scale.unwrap_or(Self::X_STATE), shift.unwrap_or(Self::X_STATE)];
@@ -131,16 +148,19 @@ impl Arithmetic {
             return dispatch.part(wgsl!("integer/finish_scalar.wgsl")).bind(inputs);
         }
         let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
-        dispatch = self.store(dispatch, n, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
+        dispatch = self.store(dispatch, products, n, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
         dispatch.bind(inputs)
     }
 
     /// Adds the piece that stores results, whose bindings begin with `first`.
-    fn store(self, dispatch: Dispatch, n: usize, first: usize) -> Dispatch {
-        let Some(Requantize { levels, groups, keep }) = self.requantize else { return dispatch.part(wgsl!("integer/store_floats.wgsl")) };
+    fn store(self, dispatch: Dispatch, products: usize, n: usize, first: usize) -> Dispatch {
+        let Some(Requantize { levels, quantizers, groups, keep }) = self.requantize else {
+            return dispatch.part(wgsl!("integer/store_floats.wgsl"));
+        };
         let dispatch = dispatch
             .constant("AT_CODES", first + usize::from(keep))
-            .constant("OUT_GROUPS", groups)
+            .flag("ARE_TWO", quantizers == 2)
+            .constant("OUT_GROUPS", products * groups)
             .constant("OUT_INNER", n / groups / 4)
             .constant("HALF", 1 << (levels.bits - 1))
             .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })

@@ -24,9 +24,10 @@ pub struct IntegerConv {
 }
 
 impl IntegerConv {
-    fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> IntegerProduct {
+    fn product(self, inputs: &[TensorType]) -> IntegerProduct {
         let forward = Conv2d { window: self.window, groups: 1, epilogue: self.arithmetic.epilogue };
-        IntegerProduct { geometry: forward.product(inputs, outputs), arithmetic: self.arithmetic }
+        let y = TensorType { shape: result_shape(self.name(), self.window, inputs), dtype: self.arithmetic.to };
+        IntegerProduct { geometry: forward.product(inputs, &[y]), arithmetic: self.arithmetic }
     }
 }
 
@@ -53,15 +54,16 @@ impl Op for IntegerConv {
         let fits = x.shape.bhwc()[3] == w.shape.bhwc()[3] && [x, w].iter().all(|t| t.dtype == DType::I8);
         assert!(fits, "integer_conv: wants codes x [B, H, W, C] and w [N, kh, kw, C], found {}", ids(inputs));
         let y = result_shape(self.name(), self.window, inputs);
-        self.arithmetic.outputs(self.name(), inputs, y, w.shape.len() / y.last())
+        self.arithmetic.outputs(self.name(), inputs, 1, y, w.shape.len() / y.last())
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
         let (x, w) = (inputs[0].as_i8(), inputs[1].as_i8());
         let zero = inputs[Arithmetic::X_STATE].to_f32()[3] as i8;
         let (image, [n, kh, kw, channels]) = (inputs[0].shape().bhwc(), inputs[1].shape().bhwc());
-        let [_, out_height, out_width, _] = outputs[0].shape.bhwc();
-        let mut sums = vec![0; outputs[0].shape.len()];
+        let shape = result_shape(self.name(), self.window, &[inputs[0].ty(), inputs[1].ty()]);
+        let [_, out_height, out_width, _] = shape.bhwc();
+        let mut sums = vec![0; shape.len()];
         sums.par_chunks_mut(n).enumerate().for_each(|(pixel, sums)| {
             let at = [pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width];
             let window = unfold(x, image, at, [kh, kw], self.window, 0..channels, zero);
@@ -69,11 +71,11 @@ impl Op for IntegerConv {
                 *sum = dot(&window, w);
             }
         });
-        self.arithmetic.reference(inputs, &sums, outputs)
+        self.arithmetic.reference(inputs, &sums, shape, outputs)
     }
 
-    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
-        self.product(inputs, outputs).kernels(device)
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
+        self.product(inputs).kernels(device)
     }
 
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -88,8 +90,8 @@ impl Op for IntegerConv {
         [d_x, d_w].into_iter().chain(shift_gradients(g, self.arithmetic, d_y, wanted)).collect()
     }
 
-    fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        self.product(inputs, outputs).geometry.operations()
+    fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        self.product(inputs).geometry.operations()
     }
 }
 

@@ -38,15 +38,16 @@ impl Op for IntegerDepthwise {
         assert!(fits, "integer_depthwise: wants codes x [B, H, W, C] and w [C, kh, kw, 1], found {}", ids(inputs));
         let most = self.arithmetic.bits.exact_terms();
         assert!(kh * kw <= most, "integer_depthwise: more than {most} taps: {}", ids(inputs));
-        self.arithmetic.outputs(self.name(), inputs, result_shape(self.name(), self.window, inputs), kh * kw)
+        self.arithmetic.outputs(self.name(), inputs, 1, result_shape(self.name(), self.window, inputs), kh * kw)
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
         let (x, w) = (inputs[0].as_i8(), inputs[1].as_i8());
         let zero = inputs[Arithmetic::X_STATE].to_f32()[3] as i8;
         let (image, [c, kh, kw, _]) = (inputs[0].shape().bhwc(), inputs[1].shape().bhwc());
-        let [_, out_height, out_width, _] = outputs[0].shape.bhwc();
-        let mut sums = vec![0; outputs[0].shape.len()];
+        let shape = result_shape(self.name(), self.window, &[inputs[0].ty(), inputs[1].ty()]);
+        let [_, out_height, out_width, _] = shape.bhwc();
+        let mut sums = vec![0; shape.len()];
         for (pixel, sums) in sums.chunks_mut(c).enumerate() {
             let at = [pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width];
             let window = unfold(x, image, at, [kh, kw], self.window, 0..c, zero);
@@ -54,12 +55,12 @@ impl Op for IntegerDepthwise {
                 sums[i % c] += i32::from(x) * i32::from(w[i % c * kh * kw + i / c]);
             }
         }
-        self.arithmetic.reference(inputs, &sums, outputs)
+        self.arithmetic.reference(inputs, &sums, shape, outputs)
     }
 
-    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+    fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let ([_, height, width, c], [_, kernel_height, kernel_width, _]) = (inputs[0].shape.bhwc(), inputs[1].shape.bhwc());
-        let [b, out_height, out_width, _] = outputs[0].shape.bhwc();
+        let [b, out_height, out_width, _] = result_shape(self.name(), self.window, inputs).bhwc();
         let pieces = c.div_ceil(4);
         let invocations = |pixels: usize| b * out_height * out_width.div_ceil(pixels) * pieces;
         let pixels = if invocations(4) >= ENOUGH_INVOCATIONS { 4 } else { 1 };
@@ -76,7 +77,7 @@ impl Op for IntegerDepthwise {
             .part(x)
             .params(Words::of(sizes))
             .over_items(n, GROUP);
-        vec![self.arithmetic.finish(dispatch, c, kernel_height * kernel_width, true)]
+        vec![self.arithmetic.finish(dispatch, 1, c, kernel_height * kernel_width, true)]
     }
 
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -97,9 +98,9 @@ impl Op for IntegerDepthwise {
         [d_x, d_w].into_iter().chain(shift_gradients(g, self.arithmetic, d_y, wanted)).collect()
     }
 
-    fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+    fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         let taps = inputs[1].shape.len() / inputs[1].shape.dims()[0];
-        2 * (outputs[0].shape.len() * taps) as u64
+        2 * (result_shape(self.name(), self.window, inputs).len() * taps) as u64
     }
 }
 

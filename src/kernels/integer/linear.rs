@@ -1,15 +1,19 @@
 //! Linear layers on codes: x i8 `[.., K]` and w i8 `[N, K]` to floats `[.., N]`.
+//!
+//! Layers of equal shapes can be one product each of several: x `[P, M, K]` and w `[P · N, K]` to `[P, M, N]`, all other inputs one behind
+//! the other too, x's states `[P, 4]`. Small ones take as long to launch as to run.
 
 use super::gradient::{assert_plain, weight_gradient, weight_values};
 use super::product::{IntegerProduct, dot};
 use super::scale::shift_gradients;
-use super::{Arithmetic, SUMS, all_ends, test_arithmetic, test_arithmetics, test_codes, test_inputs};
+use super::{Arithmetic, PLAIN, Requantize, SUMS, all_ends, test_arithmetic, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
-use crate::kernels::gemm::Layout;
+use crate::kernels::gemm::{Layout, Product};
 use crate::kernels::linear::Linear;
 use crate::kernels::matmul::matmul;
+use crate::kernels::quantize::Levels;
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use rayon::prelude::*;
@@ -19,12 +23,35 @@ use rayon::prelude::*;
 pub struct IntegerLinear {
     /// Bits, epilogue and result.
     pub arithmetic: Arithmetic,
+    /// How many layers it is: more than one appear when graphs are fused.
+    pub products: usize,
 }
 
 impl IntegerLinear {
+    /// One layer.
+    pub fn new(arithmetic: Arithmetic) -> Self {
+        Self { arithmetic, products: 1 }
+    }
+
     fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> IntegerProduct {
-        let geometry = Linear { epilogue: self.arithmetic.epilogue, to: None }.product(inputs, outputs);
+        let all = Linear { epilogue: self.arithmetic.epilogue, to: None }.product(inputs, outputs);
+        let geometry = Product { m: all.m / self.products, n: all.n / self.products, groups: self.products, ..all };
         IntegerProduct { geometry, arithmetic: self.arithmetic }
+    }
+
+    /// The twin of several layers: one by one.
+    fn each(self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let count = self.products;
+        let first_of = |ty: TensorType| TensorType { shape: ty.shape.with_first(ty.shape.dims()[0] / count), ..ty };
+        let types: Vec<TensorType> = outputs.iter().map(|&ty| first_of(ty)).collect();
+        let mut bytes = vec![Vec::new(); outputs.len()];
+        for i in 0..count {
+            let of_input = |h: &&Host| Host::from_bytes(first_of(h.ty()), &h.as_bytes()[i * h.as_bytes().len() / count..]);
+            let inputs: Vec<Host> = inputs.iter().map(of_input).collect();
+            let results = Self::new(self.arithmetic).reference(&inputs.iter().collect::<Vec<_>>(), &types);
+            bytes.iter_mut().zip(results).for_each(|(all, one)| all.extend_from_slice(one.as_bytes()));
+        }
+        outputs.iter().zip(bytes).map(|(&ty, bytes)| Host::from_bytes(ty, &bytes)).collect()
     }
 }
 
@@ -38,19 +65,30 @@ impl Op for IntegerLinear {
         let (x, w) = (inputs[0], inputs[1]);
         let fits = w.shape.rank() == 2 && w.shape.last() == x.shape.last() && [x, w].iter().all(|t| t.dtype == DType::I8);
         assert!(fits, "integer_linear: wants codes x [.., K] and w [N, K], found {}", ids(inputs));
-        self.arithmetic.outputs(self.name(), inputs, x.shape.with_last(w.shape.dims()[0]), x.shape.last())
+        let (count, n) = (self.products, w.shape.dims()[0]);
+        let several = x.shape.dims()[0] == count && n.is_multiple_of(4 * count) && !self.arithmetic.epilogue.residual;
+        assert!(
+            count == 1 || several,
+            "integer_linear: {count} layers want x [{count}, M, K] and w of as many parts, found {}",
+            ids(inputs)
+        );
+        self.arithmetic.outputs(self.name(), inputs, count, x.shape.with_last(n / count), x.shape.last())
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        if self.products > 1 {
+            return self.each(inputs, outputs);
+        }
         let (x, w) = (inputs[0].as_i8(), inputs[1].as_i8());
-        let (k, n) = (inputs[0].shape().last(), outputs[0].shape.last());
-        let mut sums = vec![0; outputs[0].shape.len()];
+        let (k, n) = (inputs[0].shape().last(), inputs[1].shape().dims()[0]);
+        let shape = inputs[0].shape().with_last(n);
+        let mut sums = vec![0; shape.len()];
         sums.par_chunks_mut(n).zip(x.par_chunks(k)).for_each(|(sums, x)| {
             for (sum, w) in sums.iter_mut().zip(w.chunks(k)) {
                 *sum = dot(x, w);
             }
         });
-        self.arithmetic.reference(inputs, &sums, outputs)
+        self.arithmetic.reference(inputs, &sums, shape, outputs)
     }
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
@@ -59,6 +97,7 @@ impl Op for IntegerLinear {
 
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
         assert_plain(self.name(), self.arithmetic);
+        assert_eq!(self.products, 1, "integer_linear: differentiate the graph before it is fused");
         let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
         let (x, n) = (g.shape(io.inputs[0]), g.shape(d_y).last());
         let d_y = g.reshape(d_y, [x.rows(), n]);
@@ -105,16 +144,44 @@ pub(super) fn cases() -> Vec<Case> {
         let (x, w) = (test_codes([m, k], bits[0], i as u64), test_codes([n, k], bits[1], 90 + i as u64));
         for arithmetic in test_arithmetics(i, bits, n, false) {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, &[m, n], k);
-            cases.push(Case::new(IntegerLinear { arithmetic }, inputs, Tolerance::EXACT));
+            cases.push(Case::new(IntegerLinear::new(arithmetic), inputs, Tolerance::EXACT));
         }
     }
     let (m, k, n) = (133, 32, 132);
     cases.extend(all_ends(false).into_iter().map(|arithmetic| {
         let (x, w) = (test_codes([m, k], 4, 40), test_codes([n, k], 8, 41));
-        Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -2.0, &[m, n], k), Tolerance::EXACT)
+        Case::new(IntegerLinear::new(arithmetic), test_inputs(arithmetic, x, w, -2.0, &[m, n], k), Tolerance::EXACT)
     }));
+    cases.extend(cases_of_several());
     cases.push(extreme_case());
     cases
+}
+
+/// Several layers: more rows than a tile and fewer, in whole slices and not, to floats, codes, both, and codes of several step sizes.
+fn cases_of_several() -> Vec<Case> {
+    let shapes = [([2, 7, 20, 36], 1, false), ([3, 133, 48, 132], 1, true), ([12, 5, 256, 64], 4, false), ([2, 70, 30, 68], 17, true)];
+    let mut cases = Vec::new();
+    for (i, ([products, m, k, n], groups, keep)) in shapes.into_iter().enumerate() {
+        let floats = Arithmetic { epilogue: PLAIN, ..test_arithmetic(i + i / 2, [4, 4]) };
+        let requantize = Requantize { levels: Levels::new(8, i % 2 == 0), quantizers: 1, groups, keep };
+        for arithmetic in [floats, Arithmetic { requantize: Some(requantize), ..floats }] {
+            let each = |p: usize| {
+                let (x, w) = (test_codes([1, m, k], 4, 60 + p as u64), test_codes([n, k], 4, 80 + p as u64));
+                test_inputs(arithmetic, x, w, -2.0, &[1, m, n], k)
+            };
+            let each: Vec<Vec<Host>> = (0..products).map(each).collect();
+            let inputs = (0..each[0].len()).map(|i| one_behind_the_other(each.iter().map(|inputs| &inputs[i])));
+            cases.push(Case::new(IntegerLinear { arithmetic, products }, inputs.collect(), Tolerance::EXACT));
+        }
+    }
+    cases
+}
+
+fn one_behind_the_other<'a>(hosts: impl Iterator<Item = &'a Host>) -> Host {
+    let hosts: Vec<&Host> = hosts.collect();
+    let (ty, rows) = (hosts[0].ty(), hosts.iter().map(|h| h.shape().dims()[0]).sum());
+    let bytes: Vec<u8> = hosts.iter().flat_map(|h| h.as_bytes()).copied().collect();
+    Host::from_bytes(TensorType { shape: ty.shape.with_first(rows), ..ty }, &bytes)
 }
 
 /// The longest sum of a detector under the largest codes: odd products whose sums pass 2^24 by far, so that sums in f32 alone would
@@ -125,7 +192,7 @@ fn extreme_case() -> Case {
     let x: Vec<i8> = (0..2 * k).map(|i| if i < k { 127 } else { -128 }).collect();
     let w = (0..n * k).map(|i| if i % k == 0 { (i / k) as i8 - 8 } else { 127 }).collect();
     let inputs = test_inputs(arithmetic, Host::i8([2, k], x), Host::i8([n, k], w), 127.0, &[2, n], k);
-    Case::new(IntegerLinear { arithmetic }, inputs, Tolerance::EXACT)
+    Case::new(IntegerLinear::new(arithmetic), inputs, Tolerance::EXACT)
 }
 
 #[cfg(test)]
@@ -156,7 +223,7 @@ mod tests {
     fn sums_that_leave_31_bits_are_refused() {
         let k = 1 << 17;
         let types = [[2, k], [3, k]].map(|shape| TensorType::new(shape, DType::I8));
-        let op = IntegerLinear { arithmetic: Arithmetic { epilogue: SUMS, ..test_arithmetic(0, [8, 8]) } };
+        let op = IntegerLinear::new(Arithmetic { epilogue: SUMS, ..test_arithmetic(0, [8, 8]) });
         op.outputs(&[types[0], types[1], TensorType::f32([1, 4]), TensorType::f32([3, 4])]);
     }
 }

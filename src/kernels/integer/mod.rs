@@ -59,7 +59,7 @@ pub struct Codes {
 /// `x · wᵀ + bias` of what the codes stand for, in floats `to`: x `[.., K]`, w `[N, K]`, bias f32 `[N]`.
 #[track_caller]
 pub fn linear(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, to: DType) -> Var {
-    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerLinear { arithmetic }, inputs))
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerLinear::new(arithmetic), inputs))
 }
 
 /// The convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[N, kh, kw, C]`, bias f32 `[N]`.
@@ -104,7 +104,7 @@ pub(crate) fn arithmetic_of(op: &dyn Op) -> Option<Arithmetic> {
 pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc<dyn Op>> {
     let any = op as &dyn Any;
     let (new, x_state): (Arc<dyn Op>, bool) = if any.is::<IntegerLinear>() {
-        (Arc::new(IntegerLinear { arithmetic }), false)
+        (Arc::new(IntegerLinear::new(arithmetic)), false)
     } else if let Some(&conv) = any.downcast_ref::<IntegerConv>() {
         (Arc::new(IntegerConv { arithmetic, ..conv }), conv.window.padding > 0)
     } else {
@@ -118,7 +118,7 @@ pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc
 pub(crate) fn matrix_case() -> Case {
     let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, to: DType::F32, requantize: None };
     let (x, w) = (test_codes([65, 80], 4, 1), test_codes([68, 80], 4, 2));
-    Case::new(IntegerLinear { arithmetic }, test_inputs(arithmetic, x, w, -3.0, &[65, 68], 80), Tolerance::EXACT)
+    Case::new(IntegerLinear::new(arithmetic), test_inputs(arithmetic, x, w, -3.0, &[65, 68], 80), Tolerance::EXACT)
 }
 
 /// Cases of the op table.
@@ -157,7 +157,9 @@ fn test_inputs(arithmetic: Arithmetic, x: Host, w: Host, zero: f32, y: &[usize],
         inputs[residual] = inputs[residual].clone().cast(arithmetic.to);
     }
     // A fine step, so that results lie on both sides of most codes.
-    let behind = arithmetic.requantize.map(|r| test_state(r.groups, 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
+    let behind = arithmetic
+        .requantize
+        .map(|r| test_state(r.groups * r.quantizers, 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
     inputs.extend(behind);
     inputs
 }
@@ -169,14 +171,15 @@ const PLAIN: Epilogue = Epilogue { scale: true, shift: true, residual: false, ac
 /// The sums themselves.
 const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, activation: Activation::None };
 
-/// Every way in which results leave a product of 4 × 8 bits that binds x's state or not: as floats, codes or both, with a residual or
+/// Every way in which results leave a product of 4 × 8 bits that binds x's state or not: as floats, codes, of one quantizer or two, or both, with a residual or
 /// without, in f32 and f16. Each is a kernel of its own.
 fn all_ends(x_state: bool) -> Vec<Arithmetic> {
     let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| [false, true].map(|residual| (to, residual)));
-    let stores = [None, Some(false), Some(true)];
-    ends.flat_map(|(to, residual)| stores.map(|keep| (to, residual, keep)))
-        .map(|(to, residual, keep)| {
-            let requantize = keep.map(|keep| Requantize { levels: Levels::new(4, residual), groups: 1, keep });
+    let stores = [None, Some((1, false)), Some((1, true)), Some((2, false)), Some((2, true))];
+    ends.flat_map(|(to, residual)| stores.map(|codes| (to, residual, codes)))
+        .map(|(to, residual, codes)| {
+            let levels = Levels::new(4, residual);
+            let requantize = codes.map(|(quantizers, keep)| Requantize { levels, quantizers, groups: 1, keep });
             let epilogue = Epilogue { residual, ..if residual { ALL } else { PLAIN } };
             Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue, to, requantize }
         })
@@ -195,7 +198,8 @@ fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
 fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Arithmetic> {
     let floats = test_arithmetic(i, bits);
     let groups = if i % 3 == 2 && n.is_multiple_of(4) { n / 4 } else { 1 };
-    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), groups, keep: i.is_multiple_of(2) };
+    let quantizers = if groups == 1 { 1 + i % 4 / 2 } else { 1 };
+    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), quantizers, groups, keep: i.is_multiple_of(2) };
     let codes = Arithmetic { requantize: Some(requantize), ..floats };
     let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
     [floats].into_iter().chain(fits.then_some(codes)).collect()

@@ -137,13 +137,13 @@ impl IntegerProduct {
 
     /// The geometry, the parameters, what happens to the sums, and the grid.
     fn place(&self, dispatch: Dispatch, geometry: &Product, tile: Tile) -> Dispatch {
-        let Product { n, k, operands, .. } = *geometry;
+        let Product { n, k, operands, groups, .. } = *geometry;
         let padded = matches!(operands, Operands::Windows(w) if w.padding > 0);
         let dispatch = match operands {
             Operands::Windows(_) => dispatch.part(wgsl!("gemm/params_windows.wgsl")).part(wgsl!("integer/windows.wgsl")),
             _ => dispatch.part(wgsl!("gemm/params_rows.wgsl")),
         };
-        let dispatch = self.arithmetic.finish(dispatch, n, k, padded);
+        let dispatch = self.arithmetic.finish(dispatch, groups, n, k, padded);
         let dispatch = match operands {
             Operands::Windows(_) if padded => dispatch.part(wgsl!("integer/padding.wgsl")),
             Operands::Windows(_) => dispatch.part(wgsl!("integer/no_padding.wgsl")),

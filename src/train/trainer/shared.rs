@@ -93,7 +93,7 @@ mod tests {
         let all = build(&|_| true);
         let groups = Groups::new(&options.groups, &all.specs).unwrap().with_gradient(|name| all.trained.contains_key(name));
         let layout = (**groups.layout()).clone();
-        let fused = fuse(&build(&|name| groups.contains(name)).graph);
+        let fused = fuse(&build(&|name| groups.contains(name)).graph, &|name| layout.contains(name));
         let folded = fold(&fused, &|name| layout.contains(name));
         (Shared::of(&folded.graph, &layout), layout)
     }

@@ -68,20 +68,20 @@ pub(super) fn products([m, k, n]: [usize; 3], precision: Precision) -> Vec<Subje
     let states = [1, n].map(|rows| TensorType::f32([rows, 4]));
     vec![
         subject(Arc::new(floats), types(precision.dtype())),
-        subject(Arc::new(IntegerLinear { arithmetic }), [types(DType::I8), states.to_vec()].concat()),
+        subject(Arc::new(IntegerLinear::new(arithmetic)), [types(DType::I8), states.to_vec()].concat()),
     ]
 }
 
 impl Collected {
     /// The forward and the training step of a model; `new_ops` leaves out ops that were met before.
     fn model(&mut self, names: [&'static str; 2], config: &ModelConfig, size: BatchSize, precision: Precision, new_ops: bool) {
-        let forward = fuse(&detr(config, (size, Entry::Bytes), precision, Results::Answers).into_parts().0);
+        let forward = fuse(&detr(config, (size, Entry::Bytes), precision, Results::Answers).into_parts().0, &|_| false);
         self.graph(names[0], &fold(&forward, &|_| false).graph, new_ops);
         let criterion = if config.attention == Attention::Smca { Criterion::SMCA } else { Criterion::DETR };
         let options = StepOptions { precision, criterion, dropout: 0.1, query_groups: 0, entry: Entry::Bytes };
         let training = train_graph(config, size, options, None, &|_| true);
-        let fused = fuse(&training.graph);
-        let folded = fold(&fused, &|name| training.trained.contains_key(name)).graph;
+        let is_trained = |name: &str| training.trained.contains_key(name);
+        let folded = fold(&fuse(&training.graph, &is_trained), &is_trained).graph;
         self.graph(names[1], &folded, new_ops);
     }
 
