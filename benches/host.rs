@@ -33,7 +33,7 @@ fn preprocess(c: &mut Criterion) {
     let resize = Resize { shorter: 480, longer: 640 };
     c.bench_function("resize a picture", |b| b.iter(|| Sample::new(&picture, resize)));
     let samples: Vec<Sample> = (0..IMAGES).map(|_| Sample::new(&picture, resize)).collect();
-    c.bench_function("normalize a batch of 8", |b| b.iter(|| Batch::new(&samples, None)));
+    c.bench_function("pad a batch of 8", |b| b.iter(|| Batch::new(&samples, None)));
 }
 
 /// DETR's queries and classes, COCO's mean number of objects.

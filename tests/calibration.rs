@@ -8,7 +8,7 @@ use common::gpu;
 use qdetr::Error;
 use qdetr::data::image;
 use qdetr::data::preprocess::{Batch, Resize, Sample};
-use qdetr::data::{Loader, LoaderOptions, Strictness, TrainBatch};
+use qdetr::data::{Entry, Loader, LoaderOptions, Strictness, TrainBatch};
 use qdetr::graph::{Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
 use qdetr::models::{
     BatchSize, Calibrated, CalibrationMethod, Calibrator, Detector, ModelConfig, Results, detector, detr, for_training, observing,
@@ -16,7 +16,7 @@ use qdetr::models::{
 use qdetr::nn::Precision;
 use qdetr::nn::quantized::{OBSERVED, rows};
 use qdetr::quant::{Method, Preset, Quantization, Quantizer};
-use qdetr::tensor::{DType, Host};
+use qdetr::tensor::Host;
 use qdetr::train::{Event, Job, TrainConfig, calibrate, run};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn calibrated(job: &Job, config: &ModelConfig, method: CalibrationMethod) -> Cal
 fn answers(config: &ModelConfig, params: &Values, batch: &Batch) -> Values {
     let mut detector =
         Detector::new(gpu(), config.clone(), params.clone(), Precision::F32, Results::Answers).expect("all that the model wants");
-    detector.run(&batch.pixels, &batch.mask).expect("a run")
+    detector.answer(&batch.pictures).expect("a run")
 }
 
 /// The largest difference, in parts of the spread of what is expected.
@@ -107,7 +107,7 @@ fn step_sizes_are_those_of_what_the_float_network_computes() {
     let found = calibrated(&job, &config, CalibrationMethod { weights: Method::MinMax, ..CalibrationMethod::activations(Method::MinMax) });
     // By hand: the stem sees normalized pixels, whose range has 255 steps.
     let batches = pictures(&job);
-    let pixels: Vec<f32> = batches.iter().flat_map(|batch| batch.pixels.to_f32().into_owned()).collect();
+    let pixels: Vec<f32> = batches.iter().flat_map(|batch| batch.pictures.normalized().to_f32().into_owned()).collect();
     let (least, largest) = pixels.iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
     let alpha = (largest - least) / 255.0;
     let stem = "backbone.0.body.conv1";
@@ -119,8 +119,9 @@ fn step_sizes_are_those_of_what_the_float_network_computes() {
     let expected = row.iter().fold(0.0f32, |m, &v| m.max(if v > 0.0 { v / 7.0 } else { -v / 8.0 }));
     assert!((found.params[&format!("{layer}.alpha")].to_f32()[3] / expected - 1.0).abs() < 1e-6);
     // All others: the twins' network, each tensor on its own.
-    let net = observing(&config, SIZE);
-    let inputs = |batch: &Batch| Values::from([("pixel_values".into(), batch.pixels.clone()), ("pixel_mask".into(), batch.mask.clone())]);
+    let net = observing(&config, (SIZE, Entry::Floats));
+    let inputs =
+        |batch: &Batch| Values::from([("pixel_values".into(), batch.pictures.normalized()), ("pixel_mask".into(), batch.pictures.mask())]);
     let seen = batches.iter().map(|batch| interpret(&net, &inputs(batch), &job.start)).collect::<Vec<_>>();
     let quantization = found.config.quantization.as_ref().expect("low bits");
     assert!(net.places().len() > 60 && !quantization.unsigned.is_empty());
@@ -268,7 +269,6 @@ fn first_batch(job: &Job) -> TrainBatch {
         seed: 0,
         threads: 1,
         strictness: Strictness::Fatal,
-        pixels: DType::F32,
     };
     Loader::start(Arc::new(job.train.images.clone()), options, 0).and_then(|mut loader| loader.next_batch()).expect("a batch")
 }
@@ -280,12 +280,12 @@ fn evaluation_computes_what_training_does() {
     let model = &job.config.model;
     let batch = first_batch(&job).batch;
     let size = BatchSize { images: 2, ..SIZE };
-    let (net, forward) = for_training(model, size, Precision::F32, 0.0, 0);
+    let (net, forward) = for_training(model, (size, Entry::Bytes), Precision::F32, 0.0, 0);
     let mut training = net.into_parts().0;
     training.output("logits", forward.logits[0]);
     training.output("memory", forward.memory);
-    let mut inputs = Values::from([("pixel_values".into(), batch.pixels.clone()), ("pixel_mask".into(), batch.mask.clone())]);
-    let evaluation = detr(model, size, Precision::F32, Results::Everything).into_parts().0;
+    let mut inputs = Values::from(batch.pictures.inputs().map(|(name, host)| (name.to_owned(), host.clone())));
+    let evaluation = detr(model, (size, Entry::Bytes), Precision::F32, Results::Everything).into_parts().0;
     let call = |graph: &qdetr::graph::Graph, inputs: &Values, is_training: bool| {
         // As in a trainer: what is trained stays a parameter.
         let fused = fuse(graph, &|_| false);

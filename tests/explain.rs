@@ -75,7 +75,7 @@ fn what_is_seen_is_what_the_detector_computes() {
         let batch = batch(&place.folder.path().join("0.png"));
         for (config, params) in [&place.float, &place.low] {
             let mut detector = Detector::new(gpu(), config.clone(), params.clone(), Precision::F32, Results::Answers).expect("a detector");
-            let answers = detector.run(&batch.pixels, &batch.mask).expect("a run");
+            let answers = detector.answer(&batch.pictures).expect("a run");
             let look = Explainer::new(gpu(), config.clone(), params.clone()).expect("a model").look(&batch).expect("a run");
             // In codes, sums of integers: in parts or not, the same. In floats, the fused attention adds up in another order.
             let near = if config.quantization.is_some() { Tolerance::EXACT } else { Tolerance { absolute: 1e-5, relative: 1e-4 } };

@@ -78,6 +78,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("mask_extent", "of integers"),
     ("mask_resize", "of integers"),
     ("max_pool_backward", "backward"),
+    ("normalize", "of integers"),
     ("prior_backward", "backward"),
     ("quantize", "straight-through: a step function's differences are 0 or anything; tests/quantizers.rs has the formulas"),
     ("quantize_backward", "backward"),

@@ -60,6 +60,7 @@ families!(
     linear,
     loss,
     matmul,
+    normalize,
     optim,
     pool,
     position,

@@ -133,7 +133,7 @@ fn resize_mask() {
         let expected = t.tensor("output");
         let [_, h, w] = expected.shape().blc();
         let mask = t.input("valid");
-        Some((vec![position::mask_resize(&mut t.g, mask, h, w)], expected))
+        Some((vec![position::mask_resize(&mut t.g, position::Valid::mask(mask), h, w)], expected))
     });
     assert_eq!(compared, 3);
 }

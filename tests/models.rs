@@ -6,6 +6,7 @@ mod hashed;
 
 use common::gpu;
 use hashed::{Golden, golden};
+use qdetr::data::Entry;
 use qdetr::data::image;
 use qdetr::data::labels::imagenet1000;
 use qdetr::data::preprocess::{Batch, Sample, Size, imagenet_view};
@@ -20,7 +21,7 @@ const EXACT: Tolerance = Tolerance { absolute: 1e-4, relative: 0.0 };
 const HALF: Tolerance = Tolerance { absolute: 2e-2, relative: 0.0 };
 
 fn net(golden: &Golden, precision: Precision) -> Net {
-    detr(&golden.config, golden.size, precision, Results::Everything)
+    detr(&golden.config, (golden.size, Entry::Floats), precision, Results::Everything)
 }
 
 /// Compares all that a golden holds; activations have no fixed scale, so their tolerance grows with them.
@@ -145,7 +146,7 @@ fn the_imagenet_classifier_sees() {
             Sample { original: Size::of(&photo), image: imagenet_view(&photo) }
         };
         let batch = Batch::new(&photos.map(|(file, _)| sample(file)), None).expect("a batch");
-        let best = classifier(precision).best(&batch.pixels, 5).expect("a run");
+        let best = classifier(precision).best(&batch.pictures.normalized(), 5).expect("a run");
         for ((file, class), best) in photos.iter().zip(best) {
             let (id, probability) = best[0];
             assert_eq!(imagenet1000()[id], *class, "{file}: {best:?}");

@@ -6,10 +6,12 @@ mod hashed;
 
 use common::gpu;
 use hashed::golden;
-use qdetr::data::preprocess::{Batch, Resize, Sample};
+use qdetr::data::Entry;
+use qdetr::data::preprocess::{Batch, Resize, Sample, Size};
 use qdetr::gpu::{Gpu, Options, Tier};
 use qdetr::graph::check::{noise, trace};
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
+use qdetr::kernels::position::Valid;
 use qdetr::models::config::{Attention, Backbone, Block, ResNet};
 use qdetr::models::smca::Image;
 use qdetr::models::transformer::{Tokens, decoder, encoder};
@@ -44,7 +46,7 @@ fn size(images: usize, height: usize, width: usize) -> BatchSize {
 
 /// The small model's graph, fused and folded, with hashed parameters.
 fn prepared(size: BatchSize, precision: Precision) -> (Graph, Values) {
-    let (graph, specs) = detr(&small(), size, precision, Results::Everything).into_parts();
+    let (graph, specs) = detr(&small(), (size, Entry::Floats), precision, Results::Everything).into_parts();
     let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let params = folded.evaluate(&hashed::params(&specs), &|_| true);
@@ -76,7 +78,7 @@ fn padded_inputs(size: BatchSize) -> Values {
 #[test]
 fn a_plan_computes_what_the_interpreter_computes() {
     let size = size(2, 61, 83);
-    let (graph, specs) = detr(&small(), size, Precision::F32, Results::Everything).into_parts();
+    let (graph, specs) = detr(&small(), (size, Entry::Floats), Precision::F32, Results::Everything).into_parts();
     let inputs = padded_inputs(size);
     let expected = interpret(&graph, &inputs, &hashed::params(&specs));
     let (graph, params) = prepared(size, Precision::F32);
@@ -158,7 +160,7 @@ fn the_text_of_a_plan() {
     let options = Options { webgpu_only: true, tier: Some(Tier::Portable), no_disk_cache: true, ..Options::default() };
     let gpu = Gpu::open(&options).expect("a device");
     let config = ModelConfig { encoder_layers: 1, decoder_layers: 1, ..small() };
-    let (graph, specs) = detr(&config, size(1, 32, 32), Precision::F32, Results::Answers).into_parts();
+    let (graph, specs) = detr(&config, (size(1, 32, 32), Entry::Bytes), Precision::F32, Results::Answers).into_parts();
     let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let plan = compiled(&gpu, &folded.graph, &folded.evaluate(&hashed::params(&specs), &|_| true));
@@ -177,7 +179,7 @@ fn the_text_of_a_plan() {
 fn full_size(precision: Precision) -> (Graph, Values) {
     let config = ModelConfig::detr("resnet50").expect("a published model");
     let start = Instant::now();
-    let (graph, specs) = detr(&config, size(1, 800, 1066), precision, Results::Answers).into_parts();
+    let (graph, specs) = detr(&config, (size(1, 800, 1066), Entry::Bytes), precision, Results::Answers).into_parts();
     let graph = fuse(&graph, &|_| false);
     let folded = fold(&graph, &|_| false);
     let took = start.elapsed();
@@ -233,8 +235,8 @@ fn a_known_size_compiles_nothing() {
     detector.plan(size(1, 30, 30)).expect("a plan");
     let made = [gpu.counters().buffers(), gpu.counters().bind_groups()];
     for size in [size(1, 40, 50), size(1, 30, 30), size(1, 40, 50)] {
-        let inputs = hashed::inputs(size);
-        detector.run(&inputs["pixel_values"], &inputs["pixel_mask"]).expect("a run");
+        let batch = Batch::noise(size.images, Size { width: size.width, height: size.height }).expect("a batch");
+        detector.answer(&batch.pictures).expect("a run");
     }
     assert_eq!([gpu.counters().buffers(), gpu.counters().bind_groups()], made);
 }
@@ -265,7 +267,7 @@ fn what_lies_under_the_mask_does_not_matter() {
     let positions = net.input("positions", TensorType::f32([1, cells, 32]));
     let mask = net.input("mask", TensorType::new([1, cells], DType::U32));
     let memory = encoder(&mut net, &config, Tokens { features, positions, mask });
-    let image = Image { mask, stride: 1, columns: cells };
+    let image = Image { valid: Valid::mask(mask), stride: 1, columns: cells };
     let layers = decoder(&mut net, &config, Tokens { features: memory, positions, mask }, image, 0).layers;
     net.output("hidden", layers[1]);
     let (graph, specs) = net.into_parts();
@@ -299,6 +301,26 @@ fn detections_are_of_every_picture_in_its_own_pixels() {
     let fewer = detector.detect(&batch, threshold).expect("a run");
     assert_eq!(fewer[0], found[0][..4]);
     assert!(found.iter().flatten().all(|d| d.label < 5 && (0.0..=1.0).contains(&d.score)));
+}
+
+#[test]
+fn bytes_give_the_answers_of_the_floats_they_stand_for() {
+    let picture = |width, height| image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 7) as u8, (y * 5) as u8, 90]));
+    let samples = [(61, 41), (33, 83), (61, 83)].map(|(width, height)| {
+        let image = picture(width, height);
+        Sample { original: Size::of(&image), image }
+    });
+    let batch = Batch::new(&samples, None).expect("a batch");
+    let (pixels, mask) = (batch.pictures.normalized(), batch.pictures.mask());
+    for attention in [Attention::Plain, Attention::Smca] {
+        for precision in [Precision::F32, Precision::F16].into_iter().filter(|precision| precision.check(gpu()).is_ok()) {
+            let config = ModelConfig { attention, ..small() };
+            let params = hashed::params(&detector::specs(&config).expect("a good configuration"));
+            let mut detector = Detector::new(gpu(), config, params, precision, Results::Everything).expect("a detector");
+            let (bytes, floats) = (detector.answer(&batch.pictures).expect("a run"), detector.run(&pixels, &mask).expect("a run"));
+            assert!(bits(&bytes) == bits(&floats), "{attention:?} in {precision:?}");
+        }
+    }
 }
 
 #[test]

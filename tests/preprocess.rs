@@ -121,7 +121,7 @@ fn normalized_values_equal_pytorchs_bit_for_bit() {
     let image = RgbImage::from_fn(256, 1, |x, _| image::Rgb([x as u8; 3]));
     let batch = Batch::new(&[Sample { image, original: Size { width: 256, height: 1 } }], None).unwrap();
     let expected: Vec<f32> = json::<[f32; 3]>("normalize.json").concat();
-    assert_eq!(batch.pixels.data(), &Data::F32(expected));
+    assert_eq!(batch.pictures.normalized().data(), &Data::F32(expected));
 }
 
 #[test]
@@ -131,13 +131,13 @@ fn a_batch_pads_with_zeros_at_the_bottom_and_the_right() {
     let batch = Batch::new(&samples, None).unwrap();
     assert_eq!(batch.resized, [Size { width: 12, height: 6 }, Size { width: 8, height: 10 }]);
     assert_eq!(batch.original, [Size { width: 100, height: 50 }, Size { width: 30, height: 40 }]);
-    assert_eq!(batch.pixels.shape().dims(), [2, 10, 12, 3]);
-    assert_eq!(batch.mask.shape().dims(), [2, 10, 12]);
+    assert_eq!(batch.pictures.dims(), [2, 10, 12]);
     let bucket = Batch::new(&samples, Some(Size { width: 16, height: 11 })).unwrap();
-    assert_eq!(bucket.pixels.shape().dims(), [2, 11, 16, 3]);
+    assert_eq!(bucket.pictures.dims(), [2, 11, 16]);
     for batch in [batch, bucket] {
-        let [_, height, width, _] = batch.pixels.shape().bhwc();
-        let (pixels, mask) = (batch.pixels.to_f32(), batch.mask.as_u32());
+        let [_, height, width] = batch.pictures.dims();
+        let (pixels, mask) = (batch.pictures.normalized(), batch.pictures.mask());
+        let (pixels, mask) = (pixels.to_f32(), mask.as_u32());
         for (i, &valid) in mask.iter().enumerate() {
             let (n, y, x) = (i / (height * width), i / width % height, i % width);
             let inside = x < batch.resized[n].width && y < batch.resized[n].height;

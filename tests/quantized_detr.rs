@@ -7,6 +7,7 @@ mod common;
 mod hashed;
 
 use common::gpu;
+use qdetr::data::Entry;
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, Var, fold, fuse, interpret};
 use qdetr::kernels::{binary, reduce};
 use qdetr::models::{BatchSize, ModelConfig, Results, detr, for_training};
@@ -43,7 +44,7 @@ impl Golden {
         let tensors: BTreeMap<String, Host> =
             floats.map(|(name, view)| (name.to_owned(), Host::f32(view.shape(), bytemuck::pod_collect_to_vec(view.data())))).collect();
         let mask = file.tensor("pixel_mask").expect("a mask").data().iter().map(|&b| u32::from(b)).collect();
-        let net = detr(&config, SIZE, Precision::F32, Results::Answers);
+        let net = detr(&config, (SIZE, Entry::Floats), Precision::F32, Results::Answers);
         let mut params = hashed::params(net.specs());
         let given: Values =
             tensors.iter().filter_map(|(name, host)| Some((name.strip_prefix("param/")?.to_owned(), host.clone()))).collect();
@@ -82,7 +83,7 @@ fn product(graph: &mut Graph, x: Var, name: &str) -> Var {
 
 /// The network in training with all that the golden holds as outputs.
 fn network(golden: &Golden) -> Graph {
-    let (net, forward) = for_training(&golden.config, SIZE, Precision::F32, 0.0, 0);
+    let (net, forward) = for_training(&golden.config, (SIZE, Entry::Floats), Precision::F32, 0.0, 0);
     let mut graph = net.into_parts().0;
     let (logits, boxes) = (forward.logits[0], forward.boxes[0]);
     graph.output("all_logits", logits);
@@ -154,7 +155,7 @@ fn answers_and_gradients_are_those_of_pytorch() {
 #[test]
 fn inference_gives_the_same_answers() {
     let golden = Golden::read();
-    let graph = detr(&golden.config, SIZE, Precision::F32, Results::Everything).into_parts().0;
+    let graph = detr(&golden.config, (SIZE, Entry::Floats), Precision::F32, Results::Everything).into_parts().0;
     let fused = fuse(&graph, &|_| false);
     let folded = fold(&fused, &|_| false);
     let params = Params::upload(gpu(), &folded.evaluate(&golden.params, &|_| true)).expect("room for a small model");

@@ -11,7 +11,7 @@ use qdetr::gpu::{Gpu, Options};
 use qdetr::models::config::Attention;
 use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
-use qdetr::tensor::{DType, Host};
+use qdetr::tensor::Host;
 use qdetr::train::optimizer::Update;
 use qdetr::train::{Event, Job, TrainConfig, Trainer, prepare, run};
 use qdetr::weights::Extras;
@@ -127,7 +127,6 @@ fn first_batch(job: &Job) -> TrainBatch {
         seed: 0,
         threads: 1,
         strictness: Strictness::Fatal,
-        pixels: DType::F32,
     };
     Loader::start(Arc::new(job.train.images.clone()), options, 0).and_then(|mut loader| loader.next_batch()).expect("a batch")
 }

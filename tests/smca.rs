@@ -7,8 +7,8 @@ mod common;
 mod hashed;
 
 use common::gpu;
-use qdetr::data::TrainBatch;
 use qdetr::data::preprocess::{Batch, Size};
+use qdetr::data::{Entry, Pictures, TrainBatch};
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
 use qdetr::models::config::Attention;
 use qdetr::models::{BatchSize, ModelConfig, Results, detector, detr, for_training};
@@ -142,7 +142,7 @@ fn is_frozen(name: &str) -> bool {
 
 /// The network for training with its answers as outputs.
 fn network(config: &ModelConfig, dropout: f32, query_groups: usize) -> Graph {
-    let (net, forward) = for_training(config, SIZE, Precision::F32, dropout, query_groups);
+    let (net, forward) = for_training(config, (SIZE, Entry::Floats), Precision::F32, dropout, query_groups);
     let mut graph = net.into_parts().0;
     graph.output("logits", forward.logits[0]);
     graph.output("boxes", forward.boxes[0]);
@@ -183,7 +183,7 @@ fn inference_gives_the_same_answers() {
             if precision == Precision::F16 && !gpu().capabilities().f16 {
                 continue;
             }
-            let graph = detr(&golden.config, SIZE, precision, Results::Everything).into_parts().0;
+            let graph = detr(&golden.config, (SIZE, Entry::Floats), precision, Results::Everything).into_parts().0;
             for on in [On::Twins, On::Gpu] {
                 let found = run(on, &graph, &golden.inputs, &golden.params);
                 for layer in 0..layers {
@@ -199,7 +199,7 @@ fn inference_gives_the_same_answers() {
 
 fn step_options(golden: &Golden, query_groups: usize) -> StepOptions {
     let criterion = if golden.kind == "smca" { Criterion::SMCA } else { Criterion::DETR };
-    StepOptions { precision: Precision::F32, criterion, dropout: 0.0, query_groups }
+    StepOptions { precision: Precision::F32, criterion, dropout: 0.0, query_groups, entry: Entry::Floats }
 }
 
 /// What goes into the graph of a step, with the matching of some predictions.
@@ -248,7 +248,7 @@ fn update(step: u64) -> Update {
 fn batch(golden: &Golden) -> TrainBatch {
     let sizes = vec![Size { width: SIZE.width, height: SIZE.height }; SIZE.images];
     let [pixels, mask] = ["pixel_values", "pixel_mask"].map(|name| golden.inputs[name].clone());
-    let batch = Batch { pixels, mask, original: sizes.clone(), resized: sizes };
+    let batch = Batch { pictures: Pictures::floats(pixels, mask), original: sizes.clone(), resized: sizes };
     TrainBatch { epoch: 0, step: 0, batch, targets: golden.targets(), skipped: Vec::new() }
 }
 
@@ -346,7 +346,7 @@ fn dropout_depends_on_the_seed_alone() {
 
 #[test]
 fn everything_is_dropped_where_detr_drops() {
-    let (net, _) = for_training(&Golden::read("smca").config, SIZE, Precision::F32, 0.1, 0);
+    let (net, _) = for_training(&Golden::read("smca").config, (SIZE, Entry::Floats), Precision::F32, 0.1, 0);
     // Each encoder layer: map, update, hidden, update; each decoder layer: two maps, three updates, hidden.
     let (encoder_layers, decoder_layers) = (1, 2);
     let nodes = net.nodes().iter().map(|node| format!("{:?}", node.op));

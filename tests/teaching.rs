@@ -30,9 +30,8 @@ fn another(config: &ModelConfig, seed: u64) -> Teacher {
 }
 
 fn batch(job: &Job) -> TrainBatch {
-    let pixels = job.config.precision.dtype();
     let (buckets, strictness) = (job.config.buckets(), job.strictness);
-    let options = LoaderOptions { batch: 2, group: 1, buckets, recipe: None, seed: 0, threads: 1, strictness, pixels };
+    let options = LoaderOptions { batch: 2, group: 1, buckets, recipe: None, seed: 0, threads: 1, strictness };
     Loader::start(Arc::new(job.train.images.clone()), options, 0).expect("a loader").next_batch().expect("a batch")
 }
 
@@ -61,15 +60,14 @@ fn who_is_his_own_teacher_learns_as_without_one() {
 
 /// The features of the last layer of a model and all its boxes there, on the host.
 fn look(config: &ModelConfig, params: &Values, batch: &TrainBatch, tap: &str) -> (Host, Host) {
-    let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
-    let mut net = detr(config, BatchSize { images, height, width }, Precision::F32, Results::Answers);
+    let pictures = &batch.batch.pictures;
+    let mut net = detr(config, (BatchSize::of(pictures), pictures.entry()), Precision::F32, Results::Answers);
     let features = net.taps()[&format!("transformer.decoder.layers.{}.multihead_attn.{tap}", config.decoder_layers - 1)];
     net.output("features", features);
     let graph = net.into_parts().0;
     let params = Params::upload(gpu(), params).expect("the device works");
     let plan = Plan::compile(gpu(), &graph, &params, &mut Scratch::default(), PlanOptions::default()).expect("the device works");
-    let inputs = [("pixel_values", &batch.batch.pixels), ("pixel_mask", &batch.batch.mask)];
-    let found = plan.call(&inputs.map(|(name, host)| (name.to_owned(), host.clone())).into()).expect("the device works");
+    let found = plan.call(&pictures.inputs().map(|(name, host)| (name.to_owned(), host.clone())).into()).expect("the device works");
     (found["features"].clone(), found["pred_boxes"].clone())
 }
 

@@ -6,8 +6,9 @@ mod common;
 mod hashed;
 
 use common::gpu;
-use qdetr::data::TrainBatch;
-use qdetr::data::preprocess::{Batch, Size};
+use image::{Rgb, RgbImage};
+use qdetr::data::preprocess::{Batch, Sample, Size};
+use qdetr::data::{Entry, Pictures, TrainBatch};
 use qdetr::graph::{Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
 use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::Precision;
@@ -21,7 +22,8 @@ use qdetr::train::{GRADIENT, StepOptions, TrainGraph, Trainer, TrainerOptions, t
 use safetensors::SafeTensors;
 use std::path::Path;
 
-const OPTIONS: StepOptions = StepOptions { precision: Precision::F32, criterion: Criterion::DETR, dropout: 0.0, query_groups: 0 };
+const OPTIONS: StepOptions =
+    StepOptions { precision: Precision::F32, criterion: Criterion::DETR, dropout: 0.0, query_groups: 0, entry: Entry::Floats };
 
 /// PyTorch's training of a small DETR, in this crate's layout and under its names.
 struct Golden {
@@ -50,8 +52,7 @@ impl Golden {
     }
 
     fn size(&self) -> BatchSize {
-        let [images, height, width, _] = self.batch.batch.pixels.shape().bhwc();
-        BatchSize { images, height, width }
+        BatchSize::of(&self.batch.batch.pictures)
     }
 
     fn start(&self) -> Values {
@@ -89,12 +90,8 @@ fn batch([images, height, width]: [usize; 3], mask: Vec<u32>, targets: Vec<Targe
     let pixels = &hashed::inputs(BatchSize { images, height, width })["pixel_values"];
     let pixels = pixels.to_f32().iter().enumerate().map(|(i, &v)| v * mask[i / 3] as f32).collect();
     let sizes = vec![Size { width, height }; images];
-    let batch = Batch {
-        pixels: Host::f32([images, height, width, 3], pixels),
-        mask: Host::u32([images, height, width], mask),
-        original: sizes.clone(),
-        resized: sizes,
-    };
+    let pictures = Pictures::floats(Host::f32([images, height, width, 3], pixels), Host::u32([images, height, width], mask));
+    let batch = Batch { pictures, original: sizes.clone(), resized: sizes };
     TrainBatch { epoch: 0, step: 0, batch, targets, skipped: Vec::new() }
 }
 
@@ -109,8 +106,7 @@ fn inputs(golden: &Golden, built: &TrainGraph) -> Values {
     let mut inputs = OPTIONS.criterion.targets(&matches, &golden.batch.targets, built.shape);
     inputs.insert("seed".into(), Host::u32([1], vec![0]));
     inputs.insert("loss_scale".into(), Host::f32([1], vec![1.0]));
-    inputs.insert("pixel_values".into(), golden.batch.batch.pixels.clone());
-    inputs.insert("pixel_mask".into(), golden.batch.batch.mask.clone());
+    inputs.extend(golden.batch.batch.pictures.inputs().map(|(name, host)| (name.to_owned(), host.clone())));
     inputs
 }
 
@@ -160,9 +156,13 @@ fn every_gradient_is_pytorchs_on_the_gpu() {
 
 /// A trainer with the original's rules.
 fn trainer(golden: &Golden, rates: [f64; 2], weight_decay: f64, clip: f32) -> Trainer {
+    trainer_with(OPTIONS, golden, rates, weight_decay, clip)
+}
+
+fn trainer_with(step: StepOptions, golden: &Golden, rates: [f64; 2], weight_decay: f64, clip: f32) -> Trainer {
     let groups = GroupConfig::detr(&golden.config.backbone, rates, weight_decay);
     let optimizer = OptimizerOptions { clip: Some(clip), ..OptimizerOptions::default() };
-    Trainer::new(gpu(), golden.config.clone(), golden.start(), TrainerOptions { step: OPTIONS, groups, optimizer }).expect("a trainer")
+    Trainer::new(gpu(), golden.config.clone(), golden.start(), TrainerOptions { step, groups, optimizer }).expect("a trainer")
 }
 
 fn update(step: usize) -> Update {
@@ -229,6 +229,28 @@ fn the_same_steps_give_the_same_bits_with_batches_uploaded_ahead_or_not() {
     let (one, two, ahead) = (run(false), run(false), run(true));
     assert!(one == two && one == ahead);
     assert!(one.0 != golden.start());
+}
+
+#[test]
+fn bytes_train_as_the_floats_they_stand_for() {
+    let golden = Golden::read();
+    let BatchSize { height, width, .. } = golden.size();
+    let sample = |(width, height): (usize, usize)| {
+        let image = RgbImage::from_fn(width as u32, height as u32, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, 90]));
+        Sample { original: Size::of(&image), image }
+    };
+    let bytes = Batch::new(&[sample((width, height - 9)), sample((width - 7, height))], Some(Size { width, height })).expect("a batch");
+    let floats = Batch { pictures: Pictures::floats(bytes.pictures.normalized(), bytes.pictures.mask()), ..bytes.clone() };
+    for precision in [Precision::F32, Precision::F16].into_iter().filter(|precision| precision.check(gpu()).is_ok()) {
+        let [one, other] = [&bytes, &floats].map(|batch| {
+            let step = StepOptions { precision, entry: batch.pictures.entry(), ..OPTIONS };
+            let mut trainer = trainer_with(step, &golden, [1e-3, 1e-4], 1e-4, 0.1);
+            let batch = TrainBatch { batch: batch.clone(), ..golden.batch.clone() };
+            let losses = (0..2).map(|i| trainer.step(&batch, 0, update(i)).expect("a step").losses).collect::<Vec<_>>();
+            (losses, trainer.parameters().expect("parameters"))
+        });
+        assert!(one == other && one.1 != golden.start(), "{precision:?}");
+    }
 }
 
 #[test]

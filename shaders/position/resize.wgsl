@@ -1,6 +1,6 @@
 #import common/index.wgsl
 
-// Nearest-neighbour resize of a mask, as PyTorch's `interpolate`: source = floor(destination · in / out).
+// Nearest-neighbour resize of the mask of valid pixels, as PyTorch's `interpolate`: source = floor(destination · in / out).
 
 struct Params {
     n: u32,
@@ -13,7 +13,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> mask: array<u32>;
+@group(0) @binding(1) var<storage, read> source: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;
 
 @compute @workgroup_size(GROUP)
@@ -27,5 +27,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let image = i / (p.out_width * p.out_height);
     let iy = min(u32(f32(oy) * p.scale_y), p.height - 1u);
     let ix = min(u32(f32(ox) * p.scale_x), p.width - 1u);
-    y[i] = mask[(image * p.height + iy) * p.width + ix];
+    y[i] = valid(image, iy, ix);
 }

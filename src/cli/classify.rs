@@ -71,7 +71,7 @@ impl Classify {
         failures += for_each_batch(&paths, 1, &bar, view, |pictures| {
             for Picture { index, path, content: (sample, image) } in pictures {
                 let batch = Batch::new(&[sample], None)?;
-                let best = classifier.best(&batch.pixels, self.top as usize)?.remove(0);
+                let best = classifier.best(&batch.pictures.normalized(), self.top as usize)?.remove(0);
                 let class = |(id, probability)| Class { class: imagenet1000()[id], class_id: id, probability };
                 let report = ImageReport { image: path.to_string_lossy().into_owned(), classes: best.into_iter().map(class).collect() };
                 if let Some(drawings) = &drawings {

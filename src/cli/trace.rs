@@ -37,13 +37,12 @@ impl Trace {
         let gpu = device.open()?;
         model.precision.check(&gpu)?;
         let batch = Batch::new(&[Sample::new(&image::read(&self.image)?, self.resize.resize(&model.config)?)], None)?;
-        let [images, height, width, _] = batch.pixels.shape().bhwc();
-        let size = BatchSize { images, height, width };
-        let graph = fuse_for(&detr(&model.config, size, model.precision, Results::Everything).into_parts().0, gpu.capabilities());
+        let given = (BatchSize::of(&batch.pictures), batch.pictures.entry());
+        let graph = fuse_for(&detr(&model.config, given, model.precision, Results::Everything).into_parts().0, gpu.capabilities());
         let folded = fold(&graph, &|_| false);
         let weights: Values = model.params.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
         let params = folded.evaluate(&weights, &|_| true);
-        let inputs = Values::from([("pixel_values".to_owned(), batch.pixels), ("pixel_mask".to_owned(), batch.mask)]);
+        let inputs = Values::from(batch.pictures.inputs().map(|(name, host)| (name.to_owned(), host.clone())));
         let off = self.tolerance.unwrap_or(if model.precision == Precision::F16 { 2e-2 } else { 1e-3 });
         let (compared, wrong) = trace(&gpu, &folded.graph, &inputs, &params, Tolerance { absolute: off, relative: off })?;
         match &wrong {

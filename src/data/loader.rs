@@ -1,6 +1,6 @@
 //! Batches for training, made on threads while the GPU works.
 //!
-//! Worker `w` of `n` makes the batches `w`, `w + n`, `w + 2n`, … whole (reads, augments, normalizes, pads) and puts them into a bounded
+//! Worker `w` of `n` makes the batches `w`, `w + n`, `w + 2n`, … whole (reads, augments, pads) and puts them into a bounded
 //! channel of its own; the trainer takes them in turn. So the order is fixed, memory is bounded, and the number of threads
 //! changes nothing: what a batch holds follows from seed, epoch and step alone, and training resumes at any step.
 
@@ -9,7 +9,6 @@ use super::dataset::ImageRecord;
 use super::image;
 use super::preprocess::{Batch, Resize, Sample, Size, resize};
 use super::report::Strictness;
-use crate::tensor::{DType, Host};
 use crate::train::matcher::Targets;
 use crate::{Error, Result};
 use rand::RngExt;
@@ -39,8 +38,6 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// What to do about a picture that cannot be read: leave it out, or end the run.
     pub strictness: Strictness,
-    /// Element type of the pixels, f32 or f16: what the network computes in, so that no more is uploaded.
-    pub pixels: DType,
 }
 
 impl LoaderOptions {
@@ -84,7 +81,7 @@ pub struct TrainBatch {
 impl TrainBatch {
     /// The bucket.
     pub fn size(&self) -> Size {
-        let [_, height, width, _] = self.batch.pixels.shape().bhwc();
+        let [_, height, width] = self.batch.pictures.dims();
         Size { width, height }
     }
 
@@ -93,16 +90,12 @@ impl TrainBatch {
     /// # Panics
     /// When there are not so many.
     pub fn single(&self, picture: usize) -> Self {
-        let [_, height, width, channels] = self.batch.pixels.shape().bhwc();
-        let part = |n: usize| picture * n..(picture + 1) * n;
-        let pixels = self.batch.pixels.to_f32()[part(height * width * channels)].to_vec();
         let batch = Batch {
-            pixels: Host::f32([1, height, width, channels], pixels),
-            mask: Host::u32([1, height, width], self.batch.mask.as_u32()[part(height * width)].to_vec()),
-            original: self.batch.original[part(1)].to_vec(),
-            resized: self.batch.resized[part(1)].to_vec(),
+            pictures: self.batch.pictures.single(picture),
+            original: vec![self.batch.original[picture]],
+            resized: vec![self.batch.resized[picture]],
         };
-        Self { batch, targets: self.targets[part(1)].to_vec(), ..self.clone() }
+        Self { batch, targets: vec![self.targets[picture].clone()], ..self.clone() }
     }
 }
 
@@ -189,7 +182,6 @@ impl Maker {
             }
         }
         let batch = Batch::new(&samples, Some(bucket))?;
-        let batch = Batch { pixels: batch.pixels.cast(self.options.pixels), ..batch };
         Ok(TrainBatch { epoch, step, batch, targets, skipped })
     }
 
@@ -295,7 +287,6 @@ mod tests {
             seed: 5,
             threads,
             strictness: Strictness::Skip,
-            pixels: DType::F32,
         }
     }
 
@@ -305,7 +296,7 @@ mod tests {
     }
 
     fn same(a: &TrainBatch, b: &TrainBatch) -> bool {
-        (a.epoch, a.step, &a.targets) == (b.epoch, b.step, &b.targets) && a.batch.pixels == b.batch.pixels && a.batch.mask == b.batch.mask
+        (a.epoch, a.step, &a.targets) == (b.epoch, b.step, &b.targets) && a.batch.pictures == b.batch.pictures
     }
 
     #[test]

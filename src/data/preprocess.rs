@@ -1,12 +1,15 @@
 //! From a picture to what a DETR model reads.
 //!
 //! As the original implementation's evaluation does: resize so that the shorter side has 800 pixels and the longer at most
-//! 1333 ([`Resize`]), divide by 255, subtract ImageNet's mean and divide by its standard deviation, pad a batch at the bottom
-//! and the right with zeros, and remember in a mask what is picture ([`Batch`]).
+//! 1333 ([`Resize`]), pad a batch at the bottom and the right, and remember the size of each picture in it ([`Batch`]); divide by 255,
+//! subtract ImageNet's mean and divide by its standard deviation, with zeros in the padding. This last step, whose floats are four times
+//! the bytes, is the device's: it looks every byte up in the [`normalization_table`] that is made here.
 //!
 //! The resized picture equals Pillow's bit for bit, the normalized values equal torchvision's.
 
+use super::pictures::Pictures;
 use super::resample::resize_part;
+use crate::graph::check::noise;
 use crate::tensor::{Host, Shape};
 use crate::{Error, Result};
 use image::RgbImage;
@@ -108,7 +111,7 @@ pub fn imagenet_view(image: &RgbImage) -> RgbImage {
     resize_part(image, size, middle(size.width), middle(size.height))
 }
 
-/// One picture, resized and not yet normalized: an eighth of the memory of what the model reads.
+/// One picture, resized.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The resized picture.
@@ -127,19 +130,17 @@ impl Sample {
 /// Pictures of different sizes as one input of a model.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Normalized pixels `[B, H, W, 3]`, `f32` as they are made, zero in the padding.
-    pub pixels: Host,
-    /// `[B, H, W]`, `u32`: 1 where a picture is, 0 in the padding.
-    pub mask: Host,
+    /// The pictures, padded.
+    pub pictures: Pictures,
     /// Sizes of the pictures before they were resized.
     pub original: Vec<Size>,
-    /// Sizes of the pictures in `pixels`.
+    /// Sizes of the pictures in `pictures`.
     pub resized: Vec<Size>,
 }
 
 impl Batch {
-    /// Normalizes the samples and pads them at the bottom and the right to `padded`, or, without it, to the largest width and
-    /// the largest height among them.
+    /// Pads the samples at the bottom and the right to `padded`, or, without it, to the largest width and the largest height among
+    /// them.
     ///
     /// # Errors
     /// [`Error::Config`] when the batch has more elements than a shader can index, 2³².
@@ -159,24 +160,34 @@ impl Batch {
             let (n, size) = (samples.len(), Size { width, height });
             return Err(Error::Config(format!("{n} pictures padded to {size} exceed 2^32 elements: use a smaller batch")));
         }
-        let mut pixels = vec![0f32; shape.iter().product()];
-        let mut mask = vec![0u32; pixels.len() / 3];
-        let rows = pixels.par_chunks_exact_mut(width * 3).zip(mask.par_chunks_exact_mut(width)).enumerate();
-        let table = normalization_table();
-        rows.for_each(|(i, (pixels, mask))| {
+        let mut bytes = vec![0i8; shape.iter().product()];
+        bytes.par_chunks_exact_mut(width * 3).enumerate().for_each(|(i, bytes)| {
             let image = &samples[i / height].image;
             let row_len = image.width() as usize * 3;
             if let Some(row) = image.as_raw().chunks_exact(row_len).nth(i % height) {
-                normalize_row(row, &table, &mut pixels[..row_len]);
-                mask[..row_len / 3].fill(1);
+                bytes[..row_len].copy_from_slice(bytemuck::cast_slice(row));
             }
         });
+        let sizes = resized.iter().flat_map(|size| [size.height as u32, size.width as u32]).collect();
         Ok(Self {
-            pixels: Host::f32(shape, pixels),
-            mask: Host::u32([samples.len(), height, width], mask),
+            pictures: Pictures::bytes(Host::i8(shape, bytes), Host::u32([samples.len(), 2], sizes)),
             original: samples.iter().map(|s| s.original).collect(),
             resized,
         })
+    }
+
+    /// Pictures of noise that fill the batch, for measurements.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    pub fn noise(images: usize, size: Size) -> Result<Self> {
+        let value = |v: &f32| ((v + 1.0) * 127.5) as u8;
+        let picture = |i: usize| {
+            let bytes = noise([size.height, size.width, 3], i as u64).to_f32().iter().map(value).collect();
+            let image = RgbImage::from_raw(size.width as u32, size.height as u32, bytes).expect("as many bytes");
+            Sample { image, original: size }
+        };
+        Self::new(&(0..images).map(picture).collect::<Vec<_>>(), None)
     }
 }
 
@@ -187,11 +198,12 @@ fn bounds(sizes: &[Size]) -> Size {
 }
 
 /// The normalized value of each byte in each channel: `(byte / 255 − mean) / std`, rounded to `f32` at every step as PyTorch's.
-fn normalization_table() -> [[f32; 3]; 256] {
+pub fn normalization_table() -> [[f32; 3]; 256] {
     std::array::from_fn(|byte| std::array::from_fn(|c| (byte as f32 / 255.0 - MEAN[c]) / STD[c]))
 }
 
-fn normalize_row(row: &[u8], table: &[[f32; 3]; 256], out: &mut [f32]) {
+/// Looks the bytes of some pixels up.
+pub(super) fn normalize_row(row: &[u8], table: &[[f32; 3]; 256], out: &mut [f32]) {
     for (out, pixel) in out.chunks_exact_mut(3).zip(row.chunks_exact(3)) {
         for c in 0..3 {
             out[c] = table[usize::from(pixel[c])][c];

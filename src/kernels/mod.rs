@@ -26,6 +26,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod matmul;
+pub mod normalize;
 pub mod optim;
 pub mod pool;
 pub mod position;
@@ -64,6 +65,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "linear", cases: linear::cases },
     Family { name: "loss", cases: loss::cases },
     Family { name: "matmul", cases: matmul::cases },
+    Family { name: "normalize", cases: normalize::cases },
     Family { name: "optim", cases: optim::cases },
     Family { name: "pool", cases: pool::cases },
     Family { name: "position", cases: position::cases },

@@ -1,5 +1,5 @@
-//! Where a token is: DETR's sine position encoding, the resize of the padding mask that it is made from, and how large the
-//! image behind a mask is.
+//! Where a token is: DETR's sine position encoding, the mask of valid cells that it is made from, and how large the image in a padded
+//! batch is. Both come from a mask of all pixels or, without it, from the pictures' sizes: see [`Padding`].
 //!
 //! With `y` and `x` the number of valid pixels up to and including a pixel, along its column and its row, divided by the
 //! number in the whole line (+ 1e-6) and times 2π: channels `2i` and `2i + 1` of the first C/2 are
@@ -7,6 +7,7 @@
 //! (DETR's `PositionEmbeddingSine` with `normalize=True`).
 
 use super::softmax::test_mask;
+use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Op, Var};
@@ -70,9 +71,65 @@ impl Op for SinePosition {
     }
 }
 
-/// Nearest-neighbour resize of a mask: `u32[B, H, W]` to `u32[B, height, width]`, as PyTorch's `interpolate`.
+/// What tells the pictures of a batch from their padding, at the bottom and the right.
+#[derive(Clone, Copy, Debug)]
+pub enum Padding {
+    /// A mask `u32[B, H, W]`, 1 on pictures.
+    Mask,
+    /// Height and width of each picture, `u32[B, 2]`, in a batch of so many rows and columns.
+    Sizes {
+        /// Rows of pixels.
+        height: usize,
+        /// Columns of pixels.
+        width: usize,
+    },
+}
+
+impl Padding {
+    /// Images, rows and columns of the batch.
+    #[track_caller]
+    fn batch(self, op: &str, inputs: &[TensorType]) -> [usize; 3] {
+        let [source] = inputs else { panic!("{op}: wants one input, found {}", inputs.len()) };
+        assert!(source.dtype == DType::U32, "{op}: wants a mask u32[B, H, W] or sizes u32[B, 2], found {source}");
+        match self {
+            Self::Mask => source.shape.blc(),
+            Self::Sizes { height, width } => {
+                let dims = source.shape.dims();
+                assert!(dims.len() == 2 && dims[1] == 2, "{op}: wants sizes u32[B, 2], found {source}");
+                [dims[0], height, width]
+            }
+        }
+    }
+
+    /// What a mask holds there: for sizes 1 on the picture.
+    pub(super) fn valid(self, source: &Host, image: usize, row: usize, column: usize) -> u32 {
+        match self {
+            Self::Mask => {
+                let [_, height, width] = source.shape().blc();
+                source.as_u32()[(image * height + row) * width + column]
+            }
+            Self::Sizes { .. } => {
+                let size = &source.as_u32()[2 * image..][..2];
+                u32::from(row < size[0] as usize && column < size[1] as usize)
+            }
+        }
+    }
+
+    /// The same in WGSL, of the binding `source` and the parameters `p.height` and `p.width`.
+    pub(super) fn part(self) -> Source {
+        match self {
+            Self::Mask => wgsl!("position/valid_mask.wgsl"),
+            Self::Sizes { .. } => wgsl!("position/valid_sizes.wgsl"),
+        }
+    }
+}
+
+/// Nearest-neighbour resize of the mask of valid pixels to `u32[B, height, width]`, as PyTorch's `interpolate`; made of sizes, the mask
+/// itself is never there.
 #[derive(Clone, Copy, Debug)]
 pub struct MaskResize {
+    /// What the input is.
+    pub padding: Padding,
     /// Rows of the result.
     pub height: usize,
     /// Columns of the result.
@@ -90,27 +147,25 @@ impl Op for MaskResize {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let [mask] = inputs else { panic!("mask_resize: wants one input, found {}", inputs.len()) };
-        let [batch, _, _] = mask.shape.blc();
-        assert!(mask.dtype == DType::U32, "mask_resize: wants a mask u32[B, H, W], found {mask}");
+        let [batch, _, _] = self.padding.batch(self.name(), inputs);
         vec![TensorType::new([batch, self.height, self.width], DType::U32)]
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
-        let mask = inputs[0].as_u32();
-        let [batch, height, width] = inputs[0].shape().blc();
+        let [batch, height, width] = self.padding.batch(self.name(), &[inputs[0].ty()]);
         let source = |o: usize, from: usize, to: usize| ((o as f32 * scale(from, to)) as usize).min(from - 1);
         let pixel = |i: usize| {
             let (image, oy, ox) = (i / (self.height * self.width), i / self.width % self.height, i % self.width);
-            mask[(image * height + source(oy, height, self.height)) * width + source(ox, width, self.width)]
+            self.padding.valid(inputs[0], image, source(oy, height, self.height), source(ox, width, self.width))
         };
         vec![Host::u32(outputs[0].shape.dims(), (0..batch * self.height * self.width).map(pixel).collect())]
     }
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let ([_, height, width], n) = (inputs[0].shape.blc(), outputs[0].shape.len());
+        let ([_, height, width], n) = (self.padding.batch(self.name(), inputs), outputs[0].shape.len());
         let words = Words::of([n, height, width, self.height, self.width]);
         let kernel = Dispatch::new(wgsl!("position/resize.wgsl"), 1)
+            .part(self.padding.part())
             .constant("GROUP", GROUP)
             .params(words.float(scale(height, self.height)).float(scale(width, self.width)))
             .over_items(n, GROUP);
@@ -118,10 +173,12 @@ impl Op for MaskResize {
     }
 }
 
-/// How wide and high the image behind a mask is, in cells of a feature map: `u32[B, H, W]` to f32 `[B, repeat, 2]`, (x, y). An
-/// image fills the upper left corner of its mask, so that its first row and column tell its size.
+/// How wide and high the image in a padded batch is, in cells of a feature map: f32 `[B, repeat, 2]`, (x, y). An
+/// image fills the upper left corner, so that the first row and column of a mask tell its size.
 #[derive(Clone, Copy, Debug)]
 pub struct MaskExtent {
+    /// What the input is.
+    pub padding: Padding,
     /// Pixels of a cell.
     pub stride: usize,
     /// How often each image's extent stands in the result.
@@ -134,25 +191,26 @@ impl Op for MaskExtent {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let [mask] = inputs else { panic!("mask_extent: wants one input, found {}", inputs.len()) };
-        let [batch, _, _] = mask.shape.blc();
-        assert!(mask.dtype == DType::U32 && self.stride > 0, "mask_extent: wants a mask u32[B, H, W], found {mask}, {self:?}");
+        let [batch, _, _] = self.padding.batch(self.name(), inputs);
+        assert!(self.stride > 0, "mask_extent: a cell has pixels, {self:?}");
         vec![TensorType::f32([batch, self.repeat, 2])]
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
-        let [_, height, width] = inputs[0].shape().blc();
+        let [batch, height, width] = self.padding.batch(self.name(), &[inputs[0].ty()]);
         let scale = 1.0 / self.stride as f32;
-        let extent = |mask: &[u32]| {
-            let count = |step: usize, n: usize| (0..n).filter(|i| mask[i * step] != 0).count() as f32;
-            [count(1, width) * scale, count(width, height) * scale].repeat(self.repeat)
+        let extent = |image: usize| {
+            let columns = (0..width).filter(|&x| self.padding.valid(inputs[0], image, 0, x) != 0).count() as f32;
+            let rows = (0..height).filter(|&y| self.padding.valid(inputs[0], image, y, 0) != 0).count() as f32;
+            [columns * scale, rows * scale].repeat(self.repeat)
         };
-        vec![Host::f32(outputs[0].shape.dims(), inputs[0].as_u32().chunks(height * width).flat_map(extent).collect())]
+        vec![Host::f32(outputs[0].shape.dims(), (0..batch).flat_map(extent).collect())]
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let [batch, height, width] = inputs[0].shape.blc();
+        let [batch, height, width] = self.padding.batch(self.name(), inputs);
         let kernel = Dispatch::new(wgsl!("position/extent.wgsl"), 1)
+            .part(self.padding.part())
             .constant("GROUP", GROUP)
             .constant("LANES", GROUP)
             .params(Words::of([batch, height, width, self.repeat]).float(1.0 / self.stride as f32))
@@ -170,14 +228,45 @@ pub fn sine_position(g: &mut Graph, mask: Var, channels: usize, to: DType) -> Va
     g.apply(SinePosition { channels, to }, &[mask])
 }
 
-/// The mask `u32[B, H, W]` at another size, each pixel the nearest of the source.
-pub fn mask_resize(g: &mut Graph, mask: Var, height: usize, width: usize) -> Var {
-    g.apply(MaskResize { height, width }, &[mask])
+/// Where the pictures of a batch are.
+#[derive(Clone, Copy, Debug)]
+pub struct Valid {
+    /// What says so.
+    pub source: Var,
+    /// And how.
+    pub padding: Padding,
 }
 
-/// Width and height of the images behind a mask `u32[B, H, W]`, in cells of `stride` pixels: f32 `[B, repeat, 2]`.
-pub fn mask_extent(g: &mut Graph, mask: Var, stride: usize, repeat: usize) -> Var {
-    g.apply(MaskExtent { stride, repeat }, &[mask])
+impl Valid {
+    /// By a mask `u32[B, H, W]`, 1 on pictures.
+    pub fn mask(source: Var) -> Self {
+        Self { source, padding: Padding::Mask }
+    }
+
+    /// By height and width of each picture, `u32[B, 2]`, in a batch of so many rows and columns.
+    pub fn sizes(source: Var, height: usize, width: usize) -> Self {
+        Self { source, padding: Padding::Sizes { height, width } }
+    }
+}
+
+/// The mask of valid pixels at another size, `u32[B, height, width]`, each pixel the nearest of the source.
+pub fn mask_resize(g: &mut Graph, Valid { source, padding }: Valid, height: usize, width: usize) -> Var {
+    g.apply(MaskResize { padding, height, width }, &[source])
+}
+
+/// Width and height of the images, in cells of `stride` pixels: f32 `[B, repeat, 2]`.
+pub fn mask_extent(g: &mut Graph, Valid { source, padding }: Valid, stride: usize, repeat: usize) -> Var {
+    g.apply(MaskExtent { padding, stride, repeat }, &[source])
+}
+
+/// Sizes u32 `[B, 2]` of pictures that fill a batch, half of it or a pixel, in turn.
+pub(super) fn test_sizes(batch: usize, height: usize, width: usize) -> Host {
+    let size = |image: usize| match image % 3 {
+        0 => [height.div_ceil(2), width.div_ceil(3)],
+        1 => [height, width],
+        _ => [1, 1],
+    };
+    Host::u32([batch, 2], (0..batch).flat_map(size).map(|side| side as u32).collect())
 }
 
 /// Cases of the op table: batch, height, width, channels, and the size to resize to.
@@ -199,26 +288,43 @@ pub fn cases() -> Vec<Case> {
         let holes = test_mask(b, h * w, i as u64, b > 1).reshape([b, h, w]);
         let inside = |p: usize| p / w % h < h.div_ceil(2) && p % w < w.div_ceil(3);
         let corner = Host::u32([b, h, w], (0..b * h * w).map(|p| u32::from(inside(p))).collect());
-        for mask in [holes, corner] {
+        for mask in [&holes, &corner] {
             let sine = |to| SinePosition { channels, to };
             cases.push(Case::new(sine(DType::F32), vec![mask.clone()], Tolerance::of(4e-6)));
             cases.push(Case::new(sine(DType::F16), vec![mask.clone()], Tolerance::of(1e-3)));
-            cases.push(Case::new(MaskResize { height, width }, vec![mask.clone()], Tolerance::EXACT));
-            let extent = MaskExtent { stride: [1, 16, 32][i % 3], repeat: [1, 100, 257][i / 3] };
-            cases.push(Case::new(extent, vec![mask], Tolerance::of(1e-6)));
+        }
+        let sizes = (Padding::Sizes { height: h, width: w }, test_sizes(b, h, w));
+        for (padding, source) in [(Padding::Mask, holes), (Padding::Mask, corner), sizes] {
+            cases.push(Case::new(MaskResize { padding, height, width }, vec![source.clone()], Tolerance::EXACT));
+            let extent = MaskExtent { padding, stride: [1, 16, 32][i % 3], repeat: [1, 100, 257][i / 3] };
+            cases.push(Case::new(extent, vec![source], Tolerance::of(1e-6)));
         }
     }
     // More than 65,535 workgroups.
     let large = vec![Host::u32([1, 2, 1], vec![1, 0])];
-    cases.push(Case::new(MaskResize { height: 4097, width: 4096 }, large, Tolerance::EXACT));
+    let padding = Padding::Mask;
+    cases.push(Case::new(MaskResize { padding, height: 4097, width: 4096 }, large, Tolerance::EXACT));
     let many = vec![Host::u32([65_540, 1, 2], (0..131_080).map(|i| i % 3).collect())];
-    cases.push(Case::new(MaskExtent { stride: 1, repeat: 1 }, many, Tolerance::EXACT));
+    cases.push(Case::new(MaskExtent { padding, stride: 1, repeat: 1 }, many, Tolerance::EXACT));
     cases
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_tell_what_their_mask_tells() {
+        let ([b, h, w], [height, width]) = ([3, 97, 131], [4, 5]);
+        let (by_size, sizes) = (Padding::Sizes { height: h, width: w }, test_sizes(b, h, w));
+        let at = |p: usize| by_size.valid(&sizes, p / (h * w), p / w % h, p % w);
+        let mask = Host::u32([b, h, w], (0..b * h * w).map(at).collect());
+        let answers = |padding: Padding, source: &Host| {
+            let ops: [&dyn Op; 2] = [&MaskResize { padding, height, width }, &MaskExtent { padding, stride: 32, repeat: 2 }];
+            ops.map(|op| op.reference(&[source], &op.outputs(&[source.ty()])))
+        };
+        assert!(answers(by_size, &sizes) == answers(Padding::Mask, &mask));
+    }
 
     #[test]
     #[should_panic(expected = "multiple of 4")]

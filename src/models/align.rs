@@ -77,8 +77,8 @@ impl Aligner {
             (0..config.decoder_layers).filter_map(names).map(|name| (name, vec![Sums::default(); depth])).collect::<BTreeMap<_, _>>();
         let config = ModelConfig { alignment: Alignment::None, quantization: None, ..config.clone() };
         let (model, wanted) = (config.clone(), sums.keys().cloned().collect::<Vec<_>>());
-        let build = move |size| {
-            let (mut net, _) = forward_of(&model, size);
+        let build = move |given| {
+            let (mut net, _) = forward_of(&model, given);
             for name in &wanted {
                 let q = net.taps()[&format!("{name}.q")];
                 net.output(&format!("{QUERIES}{name}"), q);
@@ -93,10 +93,8 @@ impl Aligner {
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; failures of the device.
     pub fn observe(&mut self, batch: &Batch) -> Result<()> {
-        let [images, height, width, _] = batch.pixels.shape().bhwc();
-        let size = BatchSize { images, height, width };
-        limits::check(&self.config, size, Precision::F32, self.session.gpu().limits())?;
-        let seen = self.session.call(size, [("pixel_values", &batch.pixels), ("pixel_mask", &batch.mask)])?;
+        limits::check(&self.config, BatchSize::of(&batch.pictures), Precision::F32, self.session.gpu().limits())?;
+        let seen = self.session.answer(&batch.pictures)?;
         for (name, sums) in &mut self.sums {
             seen[&format!("{QUERIES}{name}")].to_f32().chunks(sums.len()).for_each(|head| collect(sums, head));
         }

@@ -6,6 +6,7 @@
 //! the same step sizes, to the bit.
 
 use super::{BatchSize, ModelConfig, Session, limits, observing};
+use crate::data::Entry;
 use crate::data::preprocess::Batch;
 use crate::gpu::Gpu;
 use crate::graph::Values;
@@ -92,7 +93,7 @@ impl Calibrator {
             return Err(Error::Config("a model without `quantization` has no step sizes to find".into()));
         };
         let smallest = BatchSize { images: 1, height: 1, width: 1 };
-        let net = observing(config, smallest);
+        let net = observing(config, (smallest, Entry::Bytes));
         let quantizer = |place: &Place| Quantizer {
             method: method.of(place),
             zero_point: place.quantizer.zero_point && quantization.zero_points,
@@ -109,7 +110,7 @@ impl Calibrator {
         let observer = |place: &Place| Ok((place.name.clone(), Observer::new(quantizer(place))?));
         let observers = activations.into_iter().map(observer).collect::<Result<_>>()?;
         let model = config.clone();
-        let session = Session::new(gpu, params.clone(), move |size| observing(&model, size).into_parts().0)?;
+        let session = Session::new(gpu, params.clone(), move |given| observing(&model, given).into_parts().0)?;
         Ok(Self { config: config.clone(), quantization, session, params, observers, weights, pictures: 0 })
     }
 
@@ -119,15 +120,13 @@ impl Calibrator {
     /// # Errors
     /// [`Error::NotFinite`] naming what is no number; [`Error::OutOfMemory`]; failures of the device.
     pub fn observe(&mut self, batch: &Batch) -> Result<()> {
-        let [images, height, width, _] = batch.pixels.shape().bhwc();
-        let size = BatchSize { images, height, width };
-        limits::check(&self.config, size, Precision::F32, self.session.gpu().limits())?;
-        let seen = self.session.call(size, [("pixel_values", &batch.pixels), ("pixel_mask", &batch.mask)])?;
+        limits::check(&self.config, BatchSize::of(&batch.pictures), Precision::F32, self.session.gpu().limits())?;
+        let seen = self.session.answer(&batch.pictures)?;
         self.observers.par_iter_mut().try_for_each(|(name, observer)| {
             let x = &seen[&format!("{OBSERVED}{name}")];
             observer.observe(x.shape(), &x.to_f32()).map_err(|e| about(name, e))
         })?;
-        self.pictures += images;
+        self.pictures += batch.pictures.dims()[0];
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::postprocess::softmax;
 use super::{BatchSize, Session, backbone};
+use crate::data::Entry;
 use crate::gpu::Gpu;
 use crate::graph::Values;
 use crate::nn::{Net, ParamSpec, Precision};
@@ -42,7 +43,7 @@ impl Classifier {
     /// [`Error::Usage`] for f16 on a device without it.
     pub fn new(gpu: &Gpu, params: Values, precision: Precision) -> Result<Self> {
         precision.check(gpu)?;
-        let session = Session::new(gpu, params, move |size| net(size, precision).into_parts().0)?;
+        let session = Session::new(gpu, params, move |(size, _)| net(size, precision).into_parts().0)?;
         Ok(Self { session })
     }
 
@@ -52,7 +53,7 @@ impl Classifier {
     /// As [`Session::plan`].
     pub fn run(&mut self, pixels: &Host) -> Result<Host> {
         let [images, height, width, _] = pixels.shape().bhwc();
-        let mut results = self.session.call(BatchSize { images, height, width }, [("pixel_values", pixels)])?;
+        let mut results = self.session.call((BatchSize { images, height, width }, Entry::Floats), [("pixel_values", pixels)])?;
         Ok(results.remove("logits").expect("the graph has this output"))
     }
 

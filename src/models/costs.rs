@@ -16,6 +16,7 @@
 
 use super::{BatchSize, ModelConfig, Results, detr, limits};
 use crate::Result;
+use crate::data::Entry;
 use crate::graph::Node;
 use crate::nn::quantized::is_quantizers;
 use crate::nn::{Net, ParamSpec, Precision};
@@ -64,7 +65,7 @@ impl Costs {
         let no_device = wgpu::Limits { max_storage_buffer_binding_size: u64::MAX, max_buffer_size: u64::MAX, ..wgpu::Limits::default() };
         limits::check(config, size, Precision::F32, &no_device)?;
         let floats = ModelConfig { quantization: None, ..config.clone() };
-        let net = detr(&floats, size, Precision::F32, Results::Answers);
+        let net = detr(&floats, (size, Entry::Bytes), Precision::F32, Results::Answers);
         let count = |counts: &dyn Fn(&str, &ParamSpec) -> bool| {
             quantized.iter().filter(|(name, spec)| counts(name, spec)).map(|(_, spec)| spec.shape.len() as u64).sum()
         };
@@ -196,7 +197,7 @@ mod tests {
             ModelConfig { attention: crate::models::config::Attention::Smca, ..model("mobilenet_v2", Some(("4-4-8", Preset::Executable))) };
         for config in [model("resnet18", Some(("4-4-8", Preset::Executable))), smca] {
             let costs = Costs::of(&config, size).unwrap();
-            let places = observing(&config, size);
+            let places = observing(&config, (size, Entry::Bytes));
             let places: BTreeMap<&str, u32> =
                 places.places().iter().filter(|place| place.weight.is_some()).map(|p| (p.name.as_str(), p.quantizer.bits)).collect();
             let layers: BTreeMap<&str, u32> = costs.layers.iter().map(|layer| (layer.name.as_str(), layer.bits.weights.unwrap())).collect();

@@ -1,13 +1,14 @@
 //! A detector on a device: images in, boxes out.
 
 use super::postprocess::{Detection, detections};
-use super::{BatchSize, ModelConfig, Results, Session, detr, for_training, limits};
+use super::{BatchSize, Given, ModelConfig, Results, Session, detr, for_training, limits};
 use crate::Result;
 use crate::data::preprocess::Batch;
+use crate::data::{Entry, Pictures};
 use crate::gpu::Gpu;
 use crate::graph::{Plan, Values};
 use crate::nn::{ParamSpec, Precision};
-use crate::tensor::{DType, Host, Shape};
+use crate::tensor::{Host, Shape};
 use std::collections::BTreeMap;
 
 /// See the module.
@@ -19,7 +20,7 @@ pub struct Detector {
 }
 
 /// Parameters do not depend on the size of images: the smallest will do to learn their names.
-const SMALLEST: BatchSize = BatchSize { images: 1, height: 1, width: 1 };
+const SMALLEST: Given = (BatchSize { images: 1, height: 1, width: 1 }, Entry::Bytes);
 
 /// What a model of this configuration wants as parameters, and how each starts without a checkpoint.
 ///
@@ -63,7 +64,7 @@ impl Detector {
             assert_eq!(found, Some(spec.shape), "parameter `{name}`");
         }
         let model = config.clone();
-        let session = Session::new(gpu, params, move |size| detr(&model, size, precision, results).into_parts().0)?;
+        let session = Session::new(gpu, params, move |given| detr(&model, given, precision, results).into_parts().0)?;
         Ok(Self { config, session, precision })
     }
 
@@ -72,14 +73,14 @@ impl Detector {
         &self.config
     }
 
-    /// The plan for a size, compiled now if there is none. [`Plan::memory`] says what it holds, [`Plan::profile`] where the
-    /// time goes.
+    /// The plan of [`Detector::detect`] for a size, compiled now if there is none. [`Plan::memory`] says what it holds,
+    /// [`Plan::profile`] where the time goes.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] when the size does not fit the device, with one that would; failures of the device.
     pub fn plan(&mut self, size: BatchSize) -> Result<&Plan> {
         limits::check(&self.config, size, self.precision, self.session.gpu().limits())?;
-        self.session.plan(size)
+        self.session.plan((size, Entry::Bytes))
     }
 
     /// The network's results, by the names of [`Results`], for `pixels` f32 `[B, H, W, 3]`, normalized and zero on padding, and
@@ -91,19 +92,24 @@ impl Detector {
     /// # Panics
     /// When shapes or types are others.
     pub fn run(&mut self, pixels: &Host, mask: &Host) -> Result<Values> {
-        let [images, height, width, _] = pixels.shape().bhwc();
-        let size = BatchSize { images, height, width };
-        assert!(mask.shape().dims() == [images, height, width] && mask.dtype() == DType::U32, "mask {} for {size}", mask.ty());
-        limits::check(&self.config, size, self.precision, self.session.gpu().limits())?;
-        self.session.call(size, [("pixel_values", pixels), ("pixel_mask", mask)])
+        self.answer(&Pictures::floats(pixels.clone(), mask.clone()))
+    }
+
+    /// The network's results, by the names of [`Results`].
+    ///
+    /// # Errors
+    /// As [`Detector::plan`].
+    pub fn answer(&mut self, pictures: &Pictures) -> Result<Values> {
+        limits::check(&self.config, BatchSize::of(pictures), self.precision, self.session.gpu().limits())?;
+        self.session.answer(pictures)
     }
 
     /// What is on the pictures of a batch, one list a picture, best first: all with a score of at least `threshold`.
     ///
     /// # Errors
-    /// As [`Detector::run`]; [`crate::Error::NotFinite`] when the network's answers are no numbers.
+    /// As [`Detector::plan`]; [`crate::Error::NotFinite`] when the network's answers are no numbers.
     pub fn detect(&mut self, batch: &Batch, threshold: f32) -> Result<Vec<Vec<Detection>>> {
-        let results = self.run(&batch.pixels, &batch.mask)?;
+        let results = self.answer(&batch.pictures)?;
         detections(self.config.attention, &results["logits"], &results["pred_boxes"], &batch.original, threshold)
     }
 }

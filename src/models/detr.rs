@@ -1,17 +1,23 @@
 //! DETR and SMCA-DETR: backbone, transformer and heads, as one graph.
+//!
+//! Pictures enter as bytes, which the graph's first node normalizes, or as floats that a user has normalized ([`Entry`]); where padding is,
+//! pictures' sizes say or a mask ([`Valid`]). Behind [`Input`] there is no difference.
 
 use super::ModelConfig;
 use super::backbone::backbone;
 use super::config::Attention;
 use super::smca::Image;
 use super::transformer::{Decoded, Tokens, decoder, decoder_norm, encoder};
+use crate::data::preprocess::normalization_table;
+use crate::data::{Entry, Pictures};
 use crate::graph::Var;
 use crate::kernels::concat::concat;
-use crate::kernels::position::{mask_resize, sine_position};
+use crate::kernels::normalize::normalize;
+use crate::kernels::position::{Valid, mask_resize, sine_position};
 use crate::kernels::unary::{cast, sigmoid};
 use crate::nn::quantized::Quantizing;
 use crate::nn::{Conv, Linear, Net, Precision, mlp};
-use crate::tensor::{DType, TensorType};
+use crate::tensor::{DType, Host, TensorType};
 use std::fmt;
 
 /// The size of a batch: images, and the height and width they are padded to.
@@ -23,6 +29,17 @@ pub struct BatchSize {
     pub height: usize,
     /// Columns of pixels.
     pub width: usize,
+}
+
+/// What a graph is built for: the size of its batches, and as what pictures enter.
+pub type Given = (BatchSize, Entry);
+
+impl BatchSize {
+    /// The size of a batch of pictures.
+    pub fn of(pictures: &Pictures) -> Self {
+        let [images, height, width] = pictures.dims();
+        Self { images, height, width }
+    }
 }
 
 /// Images × height × width.
@@ -49,9 +66,20 @@ pub enum Results {
     },
 }
 
+/// What a network sees of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Input {
+    /// Pixels `[B, H, W, 3]`, normalized and zero on padding.
+    pub pixels: Var,
+    /// Where the pictures are.
+    pub valid: Valid,
+}
+
 /// The values of one forward.
 #[derive(Clone, Debug)]
 pub struct Forward {
+    /// What it saw.
+    pub input: Input,
     /// What the backbone gives, `[B, h, w, channels]`.
     pub feature_map: Var,
     /// What the encoder gives, `[B, L, C]`.
@@ -65,16 +93,16 @@ pub struct Forward {
     pub boxes: Vec<Var>,
 }
 
-/// The forward on `pixels` `[B, H, W, 3]`, normalized and zero on padding, and `mask` u32 `[B, H, W]`, 1 on the image.
-pub fn forward(net: &mut Net, config: &ModelConfig, pixels: Var, mask: Var, results: Results) -> Forward {
+/// The forward on a batch.
+pub fn forward(net: &mut Net, config: &ModelConfig, input: Input, results: Results) -> Forward {
     let dtype = net.precision().dtype();
-    let feature_map = net.scoped("backbone.0.body", |net| backbone(net, &config.backbone, pixels));
+    let feature_map = net.scoped("backbone.0.body", |net| backbone(net, &config.backbone, input.pixels));
     let projected = Conv::new(config.d_model, 1).forward_biased(net, "input_proj", feature_map);
     let [b, h, w, c] = net.shape(projected).bhwc();
     let features = net.reshape(projected, [b, h * w, c]);
-    let cells = mask_resize(net, mask, h, w);
+    let cells = mask_resize(net, input.valid, h, w);
     let positions = sine_position(net, cells, c, dtype);
-    let image = Image { mask, stride: config.backbone.stride(), columns: w };
+    let image = Image { valid: input.valid, stride: config.backbone.stride(), columns: w };
     let mask = net.reshape(cells, [b, h * w]);
     let memory = encoder(net, config, Tokens { features, positions, mask });
     let groups = if let Results::Layers { query_groups } = results { query_groups } else { 0 };
@@ -88,7 +116,7 @@ pub fn forward(net: &mut Net, config: &ModelConfig, pixels: Var, mask: Var, resu
     let hidden: Vec<Var> = layers.into_iter().map(|x| decoder_norm(net, x)).collect();
     let logits = hidden.iter().map(|&x| class_head(net, config, x)).collect();
     let boxes = hidden.iter().map(|&x| box_head(net, c, &decoded, x)).collect();
-    Forward { feature_map, memory, hidden, logits, boxes }
+    Forward { input, feature_map, memory, hidden, logits, boxes }
 }
 
 /// The probability of every class that SMCA-DETR starts with.
@@ -111,23 +139,34 @@ fn box_head(net: &mut Net, c: usize, decoded: &Decoded, x: Var) -> Var {
     sigmoid(net, y)
 }
 
-/// The inputs of a network for one batch size: `pixel_values` `[B, H, W, 3]`, f32 but in training what the network computes in, and
-/// `pixel_mask` u32 `[B, H, W]`.
-fn inputs(net: &mut Net, BatchSize { images, height, width }: BatchSize) -> [Var; 2] {
-    let dtype = if net.training().is_some() { net.precision().dtype() } else { DType::F32 };
-    let pixels = net.input("pixel_values", TensorType::new([images, height, width, 3], dtype));
-    [pixels, net.input("pixel_mask", TensorType::new([images, height, width], DType::U32))]
+/// The inputs of a network for one batch size: see [`Entry`]. Bytes become numbers of the type that the network computes in at once.
+fn input(net: &mut Net, BatchSize { images, height, width }: BatchSize, entry: Entry) -> Input {
+    let names = entry.names();
+    let mut given = |of: usize, dims: &[usize], dtype: DType| net.input(names[of], TensorType::new(dims, dtype));
+    match entry {
+        Entry::Bytes => {
+            let (bytes, sizes) = (given(0, &[images, height, width, 3], DType::I8), given(1, &[images, 2], DType::U32));
+            let table = Host::f32([256, 3], normalization_table().concat()).cast(net.precision().dtype());
+            let table = net.constant(table);
+            let (pixels, valid) = normalize(net, bytes, sizes, table);
+            Input { pixels, valid }
+        }
+        Entry::Floats => {
+            let (pixels, mask) = (given(0, &[images, height, width, 3], DType::F32), given(1, &[images, height, width], DType::U32));
+            Input { pixels, valid: Valid::mask(mask) }
+        }
+    }
 }
 
-/// The network to be trained, for one batch size: inputs `seed`, `pixel_values` and `pixel_mask`, and the forward of all decoder
+/// The network to be trained, for one batch size: inputs `seed` and those of the entry, and the forward of all decoder
 /// layers, `logits[0]` and `boxes[0]`, with so many auxiliary groups of queries. It has no outputs yet.
 ///
 /// # Panics
 /// As [`detr`].
-pub fn for_training(config: &ModelConfig, size: BatchSize, precision: Precision, dropout: f32, query_groups: usize) -> (Net, Forward) {
+pub fn for_training(config: &ModelConfig, (size, entry): Given, precision: Precision, dropout: f32, query_groups: usize) -> (Net, Forward) {
     let mut net = Net::for_training(precision, dropout).with_quantization(config.quantization.as_ref(), Quantizing::Run);
-    let [pixels, mask] = inputs(&mut net, size);
-    let forward = forward(&mut net, config, pixels, mask, Results::Layers { query_groups });
+    let input = input(&mut net, size, entry);
+    let forward = forward(&mut net, config, input, Results::Layers { query_groups });
     (net, forward)
 }
 
@@ -136,39 +175,38 @@ pub fn for_training(config: &ModelConfig, size: BatchSize, precision: Precision,
 ///
 /// # Panics
 /// As [`detr`].
-pub fn observing(config: &ModelConfig, size: BatchSize) -> Net {
+pub fn observing(config: &ModelConfig, (size, entry): Given) -> Net {
     let mut net = Net::new(Precision::F32).with_quantization(config.quantization.as_ref(), Quantizing::Observe);
-    let [pixels, mask] = inputs(&mut net, size);
-    forward(&mut net, config, pixels, mask, Results::Answers);
+    let input = input(&mut net, size, entry);
+    forward(&mut net, config, input, Results::Answers);
     net
 }
 
 /// The network of floats for one batch size, with the answers of the last layer and no outputs yet.
-pub(super) fn forward_of(config: &ModelConfig, size: BatchSize) -> (Net, Forward) {
+pub(super) fn forward_of(config: &ModelConfig, (size, entry): Given) -> (Net, Forward) {
     let mut net = Net::new(Precision::F32);
-    let [pixels, mask] = inputs(&mut net, size);
-    let forward = forward(&mut net, config, pixels, mask, Results::Answers);
+    let input = input(&mut net, size, entry);
+    let forward = forward(&mut net, config, input, Results::Answers);
     (net, forward)
 }
 
 /// The network in use for one batch size, made of parts that can be looked at, with the answers of the last layer and no outputs yet.
-pub(super) fn opened(config: &ModelConfig, size: BatchSize) -> (Net, Forward) {
+pub(super) fn opened(config: &ModelConfig, (size, entry): Given) -> (Net, Forward) {
     let mut net = Net::new(Precision::F32).with_quantization(config.quantization.as_ref(), Quantizing::Run).opened();
-    let [pixels, mask] = inputs(&mut net, size);
-    let forward = forward(&mut net, config, pixels, mask, Results::Answers);
+    let input = input(&mut net, size, entry);
+    let forward = forward(&mut net, config, input, Results::Answers);
     (net, forward)
 }
 
-/// The inference graph for one batch size: inputs `pixel_values` f32 `[B, H, W, 3]` and `pixel_mask` u32 `[B, H, W]`,
-/// results as asked for, all f32.
+/// The inference graph for one batch size: inputs of the entry, results as asked for, all f32.
 ///
 /// # Panics
 /// When the image is too small for the backbone to leave a cell, or a tensor would have more than 2³² elements: see
 /// [`ModelConfig::validate`] and [`super::Detector`].
-pub fn detr(config: &ModelConfig, size: BatchSize, precision: Precision, results: Results) -> Net {
+pub fn detr(config: &ModelConfig, (size, entry): Given, precision: Precision, results: Results) -> Net {
     let mut net = Net::new(precision).with_quantization(config.quantization.as_ref(), Quantizing::Run);
-    let [pixels, mask] = inputs(&mut net, size);
-    let all = forward(&mut net, config, pixels, mask, results);
+    let input = input(&mut net, size, entry);
+    let all = forward(&mut net, config, input, results);
     let mut output = |name: &str, var: Var| {
         let var = cast(&mut net, var, DType::F32);
         net.output(name, var);

@@ -63,8 +63,8 @@ impl Explainer {
     pub fn new(gpu: &Gpu, config: ModelConfig, params: Values) -> Result<Self> {
         config.validate()?;
         let model = config.clone();
-        let build = move |size| {
-            let (mut net, forward) = opened(&model, size);
+        let build = move |given| {
+            let (mut net, forward) = opened(&model, given);
             let answers = [("logits".to_owned(), forward.logits[0]), ("pred_boxes".to_owned(), forward.boxes[0])];
             let names = (0..model.decoder_layers).flat_map(|layer| [QUERIES, ALIGNED, MAP].map(|tap| name(layer, tap)));
             let taps: Vec<(String, Var)> = names.filter_map(|name| net.taps().get(&name).map(|&var| (name.clone(), var))).collect();
@@ -86,10 +86,9 @@ impl Explainer {
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; failures of the device.
     pub fn look(&mut self, batch: &Batch) -> Result<Look> {
-        let [images, height, width, _] = batch.pixels.shape().bhwc();
-        let size = BatchSize { images, height, width };
+        let size = BatchSize::of(&batch.pictures);
         limits::check(&self.config, size, Precision::F32, self.session.gpu().limits())?;
-        let mut seen = self.session.call(size, [("pixel_values", &batch.pixels), ("pixel_mask", &batch.mask)])?;
+        let mut seen = self.session.answer(&batch.pictures)?;
         let mut take = |name: &str| seen.remove(name);
         let [logits, boxes] = ["logits", "pred_boxes"].map(|name| take(name).expect("an output"));
         let layers = (0..self.config.decoder_layers).map(|layer| {
@@ -98,7 +97,7 @@ impl Explainer {
             CoAttention { queries: of(QUERIES).expect(there), aligned: of(ALIGNED), map: of(MAP).expect(there) }
         });
         let layers = layers.collect();
-        let (net, forward) = opened(&self.config, size);
+        let (net, forward) = opened(&self.config, (size, batch.pictures.entry()));
         let [_, rows, columns, _] = net.shape(forward.feature_map).bhwc();
         Ok(Look { attention: self.config.attention, pictures: batch.original.clone(), logits, boxes, layers, cells: [rows, columns] })
     }

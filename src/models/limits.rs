@@ -64,6 +64,7 @@ fn largest_tensor(config: &ModelConfig, size: BatchSize, precision: Precision) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Entry;
     use crate::models::{Results, detr};
 
     fn size(images: usize, height: usize, width: usize) -> BatchSize {
@@ -76,7 +77,7 @@ mod tests {
             for precision in [Precision::F32, Precision::F16] {
                 let model = if h % 2 == 0 { ModelConfig::detr(backbone) } else { ModelConfig::smca(backbone) };
                 let config = ModelConfig { ffn: 64, ..model.unwrap() };
-                let graph = detr(&config, size(2, h, w), precision, Results::Answers);
+                let graph = detr(&config, (size(2, h, w), Entry::Floats), precision, Results::Answers);
                 let made = |v: &crate::graph::Value| !matches!(v.origin, crate::graph::Origin::Param(_));
                 let activations = graph.values().iter().filter(|v| made(v));
                 // Weights cast to f16 are nodes too, but made of parameters.

@@ -24,7 +24,7 @@ pub use calibrate::{Calibrated, CalibrationMethod, Calibrator};
 pub use classifier::Classifier;
 pub use config::ModelConfig;
 pub use detector::Detector;
-pub use detr::{BatchSize, Results, detr, for_training, observing};
+pub use detr::{BatchSize, Given, Results, detr, for_training, observing};
 pub use distribution::Distribution;
 pub use explain::{CoAttention, Explainer, Look};
 pub use postprocess::Detection;

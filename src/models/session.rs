@@ -1,8 +1,9 @@
-//! A network on a device, at any input size: a plan is made when a size first comes, and all plans share parameters and
-//! scratch.
+//! A network on a device, at any input size: a plan is made when a size first comes, as bytes or as floats, and all plans share
+//! parameters and scratch.
 
-use super::BatchSize;
+use super::{BatchSize, Given};
 use crate::Result;
+use crate::data::Pictures;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse_for};
 use crate::tensor::{DType, Host};
@@ -11,7 +12,7 @@ use std::fmt;
 /// Plans kept, those used last: each holds its inputs, its outputs and its bind groups.
 const KEPT: usize = 8;
 
-type Build = dyn Fn(BatchSize) -> Graph + Send;
+type Build = dyn Fn(Given) -> Graph + Send;
 
 /// See the module.
 pub struct Session {
@@ -21,15 +22,15 @@ pub struct Session {
     params: Params,
     scratch: Scratch,
     /// The one used last is last.
-    plans: Vec<(BatchSize, Plan)>,
+    plans: Vec<(Given, Plan)>,
 }
 
 impl Session {
-    /// A session of the network that `build` gives for a size, with the values of its parameters: f32, or stored as f16.
+    /// A session of the network that `build` gives for a size and an entry, with the values of its parameters: f32, or stored as f16.
     ///
     /// # Errors
     /// A failure of the device.
-    pub fn new(gpu: &Gpu, values: Values, build: impl Fn(BatchSize) -> Graph + Send + 'static) -> Result<Self> {
+    pub fn new(gpu: &Gpu, values: Values, build: impl Fn(Given) -> Graph + Send + 'static) -> Result<Self> {
         let values: Values = values.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
         let params = Params::upload(gpu, &Values::new())?;
         Ok(Self { gpu: gpu.clone(), build: Box::new(build), values, params, scratch: Scratch::default(), plans: Vec::new() })
@@ -40,18 +41,18 @@ impl Session {
         &self.gpu
     }
 
-    /// The plan for a size, compiled now if there is none: its memory is known and held from here on, before any run.
+    /// The plan for a size and an entry, compiled now if there is none: its memory is known and held from here on, before any run.
     ///
     /// # Errors
     /// As [`Plan::compile`].
     ///
     /// # Panics
     /// When a parameter of the network has no value.
-    pub fn plan(&mut self, size: BatchSize) -> Result<&Plan> {
-        let known = self.plans.iter().position(|(s, _)| *s == size);
+    pub fn plan(&mut self, given: Given) -> Result<&Plan> {
+        let known = self.plans.iter().position(|(g, _)| *g == given);
         let entry = match known {
             Some(i) => self.plans.remove(i),
-            None => (size, self.compile(size)?),
+            None => (given, self.compile(given)?),
         };
         if self.plans.len() == KEPT {
             self.plans.remove(0);
@@ -67,8 +68,8 @@ impl Session {
     ///
     /// # Panics
     /// When an input is not of the type that the network has at this size.
-    pub fn call<'a>(&mut self, size: BatchSize, inputs: impl IntoIterator<Item = (&'a str, &'a Host)>) -> Result<Values> {
-        let plan = self.plan(size)?;
+    pub fn call<'a>(&mut self, given: Given, inputs: impl IntoIterator<Item = (&'a str, &'a Host)>) -> Result<Values> {
+        let plan = self.plan(given)?;
         for (name, host) in inputs {
             plan.write(name, host);
         }
@@ -76,8 +77,16 @@ impl Session {
         plan.read()
     }
 
-    fn compile(&mut self, size: BatchSize) -> Result<Plan> {
-        let graph = fuse_for(&(self.build)(size), self.gpu.capabilities());
+    /// The same for the pictures of a batch, as they are given.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn answer(&mut self, pictures: &Pictures) -> Result<Values> {
+        self.call((BatchSize::of(pictures), pictures.entry()), pictures.inputs())
+    }
+
+    fn compile(&mut self, given: Given) -> Result<Plan> {
+        let graph = fuse_for(&(self.build)(given), self.gpu.capabilities());
         let folded = fold(&graph, &|_| false);
         let missing = folded.evaluate(&self.values, &|name| !self.params.contains(name));
         if !missing.is_empty() {
@@ -95,7 +104,7 @@ impl Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes: Vec<BatchSize> = self.plans.iter().map(|(size, _)| *size).collect();
-        f.debug_struct("Session").field("plans", &sizes).finish_non_exhaustive()
+        let plans: Vec<Given> = self.plans.iter().map(|(given, _)| *given).collect();
+        f.debug_struct("Session").field("plans", &plans).finish_non_exhaustive()
     }
 }

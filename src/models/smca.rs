@@ -14,7 +14,7 @@ use super::ModelConfig;
 use crate::graph::{Graph, Var};
 use crate::kernels::binary::{add, mul};
 use crate::kernels::linear::linear;
-use crate::kernels::position::mask_extent;
+use crate::kernels::position::{Valid, mask_extent};
 use crate::kernels::unary::sigmoid;
 use crate::nn::{Init, Linear, Net, Prior, mlp};
 use crate::tensor::Host;
@@ -22,8 +22,8 @@ use crate::tensor::Host;
 /// The image behind a feature map.
 #[derive(Clone, Copy, Debug)]
 pub struct Image {
-    /// Its mask, u32 `[B, H, W]`: 1 on the image, which fills the upper left corner.
-    pub mask: Var,
+    /// Where it is: it fills the upper left corner.
+    pub valid: Valid,
     /// Pixels of a cell.
     pub stride: usize,
     /// Cells in a row of the feature map.
@@ -44,7 +44,7 @@ impl Reference {
     pub(super) fn predict(net: &mut Net, config: &ModelConfig, out: Var, image: Image) -> Self {
         let [_, n, c] = net.shape(out).blc();
         let logits = mlp(net, "point1", out, &[c, c, 2], Some(Init::xavier));
-        let extent = mask_extent(net, image.mask, image.stride, n);
+        let extent = mask_extent(net, image.valid, image.stride, n);
         let inside = sigmoid(net, logits);
         let point = mul(net, inside, extent);
         let points = spread(net, point, 2 * config.heads, |from, to| to % 2 == from);

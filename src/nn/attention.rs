@@ -121,6 +121,7 @@ impl MultiheadAttention {
 
 #[cfg(test)]
 mod tests {
+    use crate::data::Entry;
     use crate::models::{BatchSize, ModelConfig, Results, detr};
     use crate::nn::Precision;
     use crate::quant::{Preset, Quantization};
@@ -130,7 +131,7 @@ mod tests {
         let ops = |preset: Preset| {
             let quantization = Some(Quantization { preset, ..Quantization::new("4-4-8".parse().unwrap()) });
             let config = ModelConfig { quantization, ..ModelConfig::detr("resnet18").unwrap() };
-            let net = detr(&config, BatchSize { images: 1, height: 64, width: 64 }, Precision::F32, Results::Answers);
+            let net = detr(&config, (BatchSize { images: 1, height: 64, width: 64 }, Entry::Bytes), Precision::F32, Results::Answers);
             ["attention", "softmax", "integer_conv"].map(|name| net.nodes().iter().filter(|node| node.op.name() == name).count())
         };
         assert!(matches!(ops(Preset::Executable), [0, 18, 21]), "{:?}", ops(Preset::Executable));

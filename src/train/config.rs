@@ -6,6 +6,7 @@ use super::groups::{GroupConfig, Rule, first_layers};
 use super::optimizer::OptimizerOptions;
 use super::schedule::Schedule;
 use super::{StepOptions, Trainer, TrainerOptions};
+use crate::data::Entry;
 use crate::data::augment::{Recipe, SmallRecipe};
 use crate::data::preprocess::{Resize, Size};
 use crate::gpu::Gpu;
@@ -253,7 +254,13 @@ impl TrainConfig {
             Attention::Plain => Criterion::DETR,
             Attention::Smca => Criterion::SMCA,
         };
-        let step = StepOptions { precision: self.precision, criterion, dropout: self.dropout, query_groups: self.query_groups };
+        let step = StepOptions {
+            precision: self.precision,
+            criterion,
+            dropout: self.dropout,
+            query_groups: self.query_groups,
+            entry: Entry::Bytes,
+        };
         TrainerOptions { step, groups: self.groups(), optimizer: self.optimizer() }
     }
 }

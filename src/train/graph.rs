@@ -2,13 +2,14 @@
 //!
 //! | segment | inputs | outputs |
 //! | --- | --- | --- |
-//! | 0 | `pixel_values`, `pixel_mask`, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32; N counts all groups of queries |
+//! | 0 | the pictures, as [`StepOptions::entry`] says, and `seed` of what is dropped | `logits [layers · B, N, K + 1]`, `boxes [layers · B, N, 4]`, f32; N counts all groups of queries |
 //! | 1 | those of [`Criterion::targets`], and `loss_scale` f32 `[1]` | those of [`Criterion::losses`], and `grad.NAME` of every trained parameter, times the loss scale |
 //!
 //! With a teacher, what [`Teaching`] adds is there too.
 
 use super::criterion::{Criterion, PredictionShape};
 use super::teaching::Teaching;
+use crate::data::Entry;
 use crate::graph::{Graph, Origin, Var};
 use crate::kernels::binary;
 use crate::kernels::unary::{Function, Unary};
@@ -47,6 +48,8 @@ pub struct StepOptions {
     pub dropout: f32,
     /// Auxiliary groups of queries, each as many as the object queries.
     pub query_groups: usize,
+    /// As what pictures come.
+    pub entry: Entry,
 }
 
 /// Builds the graph of a step for batches of one size, with a teacher or without. Parameters are trained when `trains` says so of
@@ -61,12 +64,12 @@ pub fn train_graph(
     teaching: Option<Teaching<'_>>,
     trains: &dyn Fn(&str) -> bool,
 ) -> TrainGraph {
-    let StepOptions { precision, criterion, dropout, query_groups } = options;
-    let (net, forward) = for_training(config, size, precision, dropout, query_groups);
+    let StepOptions { precision, criterion, dropout, query_groups, entry } = options;
+    let (net, forward) = for_training(config, (size, entry), precision, dropout, query_groups);
     let (logits, boxes) = (forward.logits[0], forward.boxes[0]);
     let imitating = teaching.map(|teaching| teaching.features(net.taps(), "", config));
     let (mut graph, specs) = net.into_parts();
-    let imitated = teaching.map(|teaching| teaching.forward(&mut graph, precision));
+    let imitated = teaching.map(|teaching| teaching.forward(&mut graph, precision, forward.input));
     let [_, queries, classes] = graph.shape(logits).blc();
     let (layers, groups) = (config.decoder_layers, 1 + query_groups);
     let shape = PredictionShape { layers, images: size.images, groups, queries, classes };

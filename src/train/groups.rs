@@ -184,6 +184,7 @@ impl GroupConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Entry;
     use crate::models::{BatchSize, ModelConfig, Results, detr};
     use crate::nn::{Init, Precision};
     use crate::tensor::Shape;
@@ -203,7 +204,7 @@ mod tests {
 
     fn model(backbone: &str) -> (ModelConfig, BTreeMap<String, ParamSpec>) {
         let config = ModelConfig::detr(backbone).unwrap();
-        let net = detr(&config, BatchSize { images: 1, height: 64, width: 64 }, Precision::F32, Results::Everything);
+        let net = detr(&config, (BatchSize { images: 1, height: 64, width: 64 }, Entry::Bytes), Precision::F32, Results::Everything);
         (config, net.into_parts().1)
     }
 

@@ -7,7 +7,6 @@ use crate::data::{Dataset, Loader, LoaderOptions, Strictness};
 use crate::gpu::Gpu;
 use crate::graph::Values;
 use crate::models::{Aligner, Calibrated, CalibrationMethod, Calibrator};
-use crate::tensor::DType;
 use std::sync::Arc;
 
 /// Pictures that step sizes start from.
@@ -57,8 +56,8 @@ fn first_pictures(
     tell: &mut dyn FnMut(Event<'_>),
     mut show: impl FnMut(&Batch) -> Result<()>,
 ) -> Result<()> {
-    let (buckets, seed, pixels) = (config.buckets(), config.seed, DType::F32);
-    let options = LoaderOptions { batch: 1, group: 1, buckets, recipe: None, seed, threads: 1, strictness, pixels };
+    let (buckets, seed) = (config.buckets(), config.seed);
+    let options = LoaderOptions { batch: 1, group: 1, buckets, recipe: None, seed, threads: 1, strictness };
     let mut loader = Loader::start(Arc::new(set.images.clone()), options, 0)?;
     for _ in 0..set.images.len().min(CALIBRATION_PICTURES) {
         let batch = loader.next_batch()?;

@@ -4,6 +4,7 @@
 //! the device's refusal, and then smaller batches are tried in turn, by allocating what they need and giving it back.
 
 use super::{TrainConfig, Trainer};
+use crate::data::Entry;
 use crate::data::preprocess::Size;
 use crate::gpu::Gpu;
 use crate::graph::{Needs, fold, fuse};
@@ -64,7 +65,7 @@ impl Room {
         let sizes = sizes(config);
         let each = sizes.iter().map(|&size| trainer.needs(batch_of(size, batch)));
         let training = each.reduce(Needs::beside).expect("a configuration has a size");
-        let model = detr(&config.model, batch_of(sizes[0], batch), Precision::F32, Results::Answers).into_parts().0;
+        let model = detr(&config.model, (batch_of(sizes[0], batch), Entry::Bytes), Precision::F32, Results::Answers).into_parts().0;
         let fused = fuse(&model, &|_| false);
         let evaluation = Needs::of(&fold(&fused, &|_| false).graph, &|_| false);
         Self { training, evaluation }

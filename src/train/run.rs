@@ -380,6 +380,5 @@ fn loader_options(job: &Job) -> LoaderOptions {
         seed: config.seed,
         threads: job.threads,
         strictness: job.strictness,
-        pixels: config.precision.dtype(),
     }
 }

@@ -12,6 +12,7 @@ use crate::Result;
 use crate::graph::{Graph, Values, Var};
 use crate::kernels::loss::Distance;
 use crate::kernels::{binary, reduce};
+use crate::models::detr::Input;
 use crate::models::{ModelConfig, Results, detr};
 use crate::nn::{Net, Precision};
 use crate::tensor::{DType, Host, TensorType};
@@ -35,16 +36,14 @@ pub struct Teaching<'a> {
 }
 
 impl Teaching<'_> {
-    /// Appends the teacher's forward on the same pictures and returns its features, of one layer after the other.
-    pub(super) fn forward(self, graph: &mut Graph, precision: Precision) -> Vec<Var> {
-        let input = |name: &str| graph.inputs().find(|&(n, _)| n == name).expect("the student's input").1;
-        let (pixels, mask) = (input("pixel_values"), input("pixel_mask"));
+    /// Appends the teacher's forward on the student's input and returns its features, of one layer after the other.
+    pub(super) fn forward(self, graph: &mut Graph, precision: Precision, input: Input) -> Vec<Var> {
         let results = match self.distillation.layers {
             Layers::Last => Results::Answers,
             Layers::All => Results::Layers { query_groups: 0 },
         };
         let mut net = Net::beside(std::mem::take(graph), precision);
-        let boxes = net.scoped(TEACHER, |net| detr::forward(net, self.teacher, pixels, mask, results).boxes[0]);
+        let boxes = net.scoped(TEACHER, |net| detr::forward(net, self.teacher, input, results).boxes[0]);
         net.output(TEACHER_BOXES, boxes);
         let features = self.features(net.taps(), &format!("{TEACHER}."), self.teacher);
         *graph = net.into_parts().0;

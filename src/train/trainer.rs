@@ -59,30 +59,21 @@ pub struct Pending {
 
 /// The size of a batch.
 fn size_of(batch: &TrainBatch) -> BatchSize {
-    let [images, height, width, _] = batch.batch.pixels.shape().bhwc();
-    BatchSize { images, height, width }
+    BatchSize::of(&batch.batch.pictures)
 }
 
 /// The plan for one batch size.
 struct Program {
     plan: Plan,
     shape: PredictionShape,
-    /// Element type of the pixels.
-    pixels: DType,
     /// What its shared launches have beside the plan's own buffers.
     arenas: Option<SharedArenas>,
 }
 
 impl Program {
-    /// Writes what the forward reads.
+    /// Writes what the forward reads. Pictures come as [`StepOptions::entry`] says.
     fn write_batch(&self, batch: &TrainBatch, seed: u32) {
-        let pixels = &batch.batch.pixels;
-        // The loader has cast them already; others may not have.
-        match pixels.ty().dtype == self.pixels {
-            true => self.plan.write("pixel_values", pixels),
-            false => self.plan.write("pixel_values", &pixels.clone().cast(self.pixels)),
-        }
-        self.plan.write("pixel_mask", &batch.batch.mask);
+        batch.batch.pictures.inputs().into_iter().for_each(|(name, host)| self.plan.write(name, host));
         self.plan.write("seed", &Host::u32([1], vec![seed]));
     }
 
@@ -243,7 +234,7 @@ impl Trainer {
         links.extend(arenas.links(&self.weights, &self.gradients));
         let plan = self.compile(&shared.graph, &links)?;
         let report = plan.memory();
-        self.programs.push((size, Program { plan, shape, pixels: self.options.precision.dtype(), arenas: Some(arenas) }));
+        self.programs.push((size, Program { plan, shape, arenas: Some(arenas) }));
         Ok(report)
     }
 

@@ -3,6 +3,7 @@
 use super::{golden, hashed, one_line};
 use half::f16;
 use qdetr::Error;
+use qdetr::data::Entry;
 use qdetr::graph::interpret;
 use qdetr::models::{Results, detr};
 use qdetr::nn::Precision;
@@ -50,7 +51,7 @@ fn every_golden_fits_its_model_and_every_number_is_in_its_place() {
     for (source, io) in inputs {
         let checkpoint = load(&golden(&format!("models/{source}"))).unwrap();
         let size = hashed::golden(&format!("{io}/io.safetensors")).size;
-        let net = detr(checkpoint.config.as_ref().unwrap(), size, Precision::F32, Results::Answers);
+        let net = detr(checkpoint.config.as_ref().unwrap(), (size, Entry::Floats), Precision::F32, Results::Answers);
         let wants = net.specs().iter().map(|(name, spec)| (name.as_str(), spec.shape));
         let tensors = fit(checkpoint, wants, Extras::Refuse).unwrap_or_else(|e| panic!("{source}: {e}"));
         assert!(tensors.len() > 150);
@@ -64,7 +65,7 @@ fn every_golden_fits_its_model_and_every_number_is_in_its_place() {
 fn a_loaded_model_answers_what_pytorch_does() {
     let golden = hashed::golden("original_basic/io.safetensors");
     let checkpoint = load(&super::golden("models/original_basic/model.pth")).unwrap();
-    let net = detr(checkpoint.config.as_ref().unwrap(), golden.size, Precision::F32, Results::Answers);
+    let net = detr(checkpoint.config.as_ref().unwrap(), (golden.size, Entry::Floats), Precision::F32, Results::Answers);
     let wants = net.specs().iter().map(|(name, spec)| (name.as_str(), spec.shape));
     let found = interpret(&net, &golden.inputs, &fit(checkpoint, wants, Extras::Refuse).unwrap());
     for name in ["logits", "pred_boxes"] {

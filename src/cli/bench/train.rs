@@ -14,7 +14,6 @@ use qdetr::models::config::Alignment;
 use qdetr::models::{BatchSize, ModelConfig, detector};
 use qdetr::nn::{Precision, initialize};
 use qdetr::quant::{Bits, Quantization};
-use qdetr::tensor::Host;
 use qdetr::train::matcher::Targets;
 use qdetr::train::optimizer::Update;
 use qdetr::train::{HeightWidth, LossScale, TrainConfig};
@@ -108,7 +107,7 @@ impl BenchTrain {
         let start = initialize(&detector::training_specs(&config.model, config.query_groups)?, config.seed);
         let mut trainer = config.start(&gpu, start, self.teacher.as_deref().map(untrained).transpose()?)?;
         trainer.prepare(size)?;
-        let batch = random_batch(size, self.objects as usize, &config);
+        let batch = random_batch(size, self.objects as usize, config.model.classes)?;
         let (mut times, mut loss_scale, mut loss) = (vec![Vec::new(); 5], LossScale::new(config.precision), 0.0);
         let bar = progress(self.runs as usize);
         for i in 0..WARM_UP + self.runs as usize {
@@ -179,18 +178,15 @@ impl BenchTrain {
 }
 
 /// Pictures of noise, without padding, with objects of all classes.
-fn random_batch(BatchSize { images, height, width }: BatchSize, objects: usize, config: &TrainConfig) -> TrainBatch {
-    let (classes, pixels) = (config.model.classes, noise([images, height, width, 3], 1).cast(config.precision.dtype()));
-    let size = vec![Size { width, height }; images];
-    let mask = Host::u32([images, height, width], vec![1; images * height * width]);
-    let batch = Batch { pixels, mask, original: size.clone(), resized: size };
+fn random_batch(BatchSize { images, height, width }: BatchSize, objects: usize, classes: usize) -> Result<TrainBatch> {
+    let batch = Batch::noise(images, Size { width, height })?;
     let places = noise([images, objects, 4], 2);
     let places: Vec<[f32; 4]> = bytemuck::cast_slice(&places.to_f32()).to_vec();
     let boxed = |p: &[f32; 4]| [0.5 + p[0] * 0.3, 0.5 + p[1] * 0.3, 0.15 + p[2] * 0.1, 0.15 + p[3] * 0.1];
     let targets =
         |boxes: &[[f32; 4]]| Targets { labels: (0..objects).map(|i| i % classes).collect(), boxes: boxes.iter().map(boxed).collect() };
     let targets = if objects == 0 { vec![Targets::default(); images] } else { places.chunks(objects).map(targets).collect() };
-    TrainBatch { epoch: 0, step: 0, batch, targets, skipped: Vec::new() }
+    Ok(TrainBatch { epoch: 0, step: 0, batch, targets, skipped: Vec::new() })
 }
 
 impl fmt::Display for Report {

@@ -32,7 +32,7 @@ impl Trainer {
         let options = PlanOptions { keep_all: true, ..PlanOptions::default() };
         let links = self.weights.links("");
         let plan = Plan::compile_linked(&self.gpu, &graph, &self.constants, &links, &mut Scratch::default(), options)?;
-        let program = Program { plan, shape, pixels: self.options.precision.dtype(), arenas: None };
+        let program = Program { plan, shape, arenas: None };
         program.write_batch(batch, seed);
         program.plan.run_segment(0)?;
         if let Some(found) = first_not_finite(&program.plan, 0)? {

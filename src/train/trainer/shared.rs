@@ -65,7 +65,6 @@ mod tests {
     use crate::data::TrainBatch;
     use crate::data::preprocess::{Batch, Size};
     use crate::gpu::Options;
-    use crate::graph::check::noise;
     use crate::graph::{Plan, PlanOptions, Scratch, Values, fold, fuse};
     use crate::models::config::{Backbone, Block, ResNet};
     use crate::models::{BatchSize, ModelConfig, detector};
@@ -120,9 +119,7 @@ mod tests {
         let config = quantized(model, &[("sizes", json!([[64, 64]])), ("batch", json!(2))]);
         let start = initialize(&detector::training_specs(&config.model, config.query_groups).unwrap(), 3);
         let trainer = config.start(&Gpu::open(&Options::default()).unwrap(), start, None).unwrap();
-        let size = vec![Size { width: 64, height: 64 }; 2];
-        let (pixels, mask) = (noise([2, 64, 64, 3], 1), Host::u32([2, 64, 64], vec![1; 2 * 64 * 64]));
-        let batch = Batch { pixels, mask, original: size.clone(), resized: size };
+        let batch = Batch::noise(2, Size { width: 64, height: 64 }).unwrap();
         let targets = vec![Targets { labels: vec![0, 1], boxes: vec![[0.3, 0.4, 0.2, 0.3], [0.6, 0.5, 0.4, 0.2]] }; 2];
         (trainer, TrainBatch { epoch: 0, step: 0, batch, targets, skipped: Vec::new() })
     }
@@ -133,7 +130,7 @@ mod tests {
         let links = trainer.weights.links("");
         let mut scratch = Scratch::default();
         let plan = Plan::compile_linked(&trainer.gpu, &graph, &trainer.constants, &links, &mut scratch, PlanOptions::default()).unwrap();
-        let program = Program { plan, shape, pixels: trainer.options.precision.dtype(), arenas: None };
+        let program = Program { plan, shape, arenas: None };
         program.write_batch(batch, 5);
         program.plan.run_segment(0).unwrap();
         program.write_targets(&trainer.judge(), &program.plan.read_segment(0).unwrap(), &batch.targets).unwrap();

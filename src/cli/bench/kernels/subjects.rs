@@ -4,6 +4,7 @@
 use crate::cli::bench::subject::{Collected, Subject};
 use crate::cli::train::ready_or_file;
 use qdetr::Result;
+use qdetr::data::Entry;
 use qdetr::graph::check::Case;
 use qdetr::graph::{Graph, Op, fold, fuse};
 use qdetr::kernels::TABLE;
@@ -74,10 +75,10 @@ pub(super) fn products([m, k, n]: [usize; 3], precision: Precision) -> Vec<Subje
 impl Collected {
     /// The forward and the training step of a model; `new_ops` leaves out ops that were met before.
     fn model(&mut self, names: [&'static str; 2], config: &ModelConfig, size: BatchSize, precision: Precision, new_ops: bool) {
-        let forward = fuse(&detr(config, size, precision, Results::Answers).into_parts().0, &|_| false);
+        let forward = fuse(&detr(config, (size, Entry::Bytes), precision, Results::Answers).into_parts().0, &|_| false);
         self.graph(names[0], &fold(&forward, &|_| false).graph, new_ops);
         let criterion = if config.attention == Attention::Smca { Criterion::SMCA } else { Criterion::DETR };
-        let options = StepOptions { precision, criterion, dropout: 0.1, query_groups: 0 };
+        let options = StepOptions { precision, criterion, dropout: 0.1, query_groups: 0, entry: Entry::Bytes };
         let training = train_graph(config, size, options, None, &|_| true);
         let is_trained = |name: &str| training.trained.contains_key(name);
         let folded = fold(&fuse(&training.graph, &is_trained), &is_trained).graph;
