@@ -3,11 +3,12 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already. Quantizers follow at the end: see [`super::requantize`], [`super::pad`], [`super::join`] and [`super::batch`].
+//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::requantize`], [`super::pad`], [`super::join`] and [`super::batch`].
 
 use super::attend::attend;
 use super::batch::batch;
 use super::join::join;
+use super::lookup::look_up;
 use super::pad::pad;
 use super::rebuild::{Rebuild, constants_first, prune};
 use super::requantize::requantize;
@@ -51,7 +52,7 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
         }
     }
     // Products that were absorbed still stand where they were, without readers.
-    let graph = constants_first(&prune(&fusion.graph.finish()), trainable);
+    let graph = look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable);
     batch(&join(&pad(&requantize(&graph, trainable))), trainable)
 }
 

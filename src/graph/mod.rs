@@ -19,6 +19,7 @@ mod fuse;
 mod halves;
 mod interpret;
 mod join;
+mod lookup;
 mod memory;
 mod op;
 mod pad;

@@ -331,7 +331,8 @@ mod cases {
     /// Cases of the op table.
     pub fn cases() -> Vec<Case> {
         let mut cases = Vec::new();
-        let shapes: [(&[usize], usize); 5] = [(&[1, 4], 4), (&[7, 12], 12), (&[2, 3, 8], 24), (&[3, 20], 60), (&[5, 2, 4], 4)];
+        let shapes: [(&[usize], usize); 6] =
+            [(&[1, 4], 4), (&[7, 12], 12), (&[2, 3, 8], 24), (&[3, 20], 60), (&[5, 2, 4], 4), (&[3, 28], 28)];
         for (i, (shape, repeated)) in shapes.into_iter().enumerate() {
             let (a, b) = (noise(shape, i as u64), noise([repeated], 50 + i as u64));
             let b = if repeated == a.shape().len() { b.reshape(shape) } else { b };
@@ -341,9 +342,9 @@ mod cases {
             let spec = Spec { of, quantizers: &quantizers(i, 1 + i % 2), joined: i == 3, sum: None, keep: i % 3 != 1 };
             cases.extend(spec.both(&[a, b], 1e-6));
         }
-        for (i, (image, count)) in [([1, 3, 5, 4], 2), ([2, 8, 7, 12], 1), ([1, 4, 4, 64], 3)].into_iter().enumerate() {
+        for (i, (image, count)) in [([1, 3, 5, 4], 2), ([2, 8, 7, 12], 1), ([1, 4, 4, 64], 3), ([1, 6, 5, 8], 2)].into_iter().enumerate() {
             let of = Producer::MaxPool(MaxPool { kernel: 3, stride: 2, padding: 1 });
-            let spec = Spec { of, quantizers: &quantizers(i, count), joined: i == 2, sum: None, keep: i == 1 };
+            let spec = Spec { of, quantizers: &quantizers(i, count), joined: i == 2, sum: None, keep: i % 2 == 1 };
             cases.extend(spec.both(&[noise(image, i as u64)], 1e-6));
         }
         cases.extend(norm_cases());
@@ -354,13 +355,13 @@ mod cases {
     /// Alone, and with a sum behind them of an operand that repeats or does not.
     fn norm_cases() -> Vec<Case> {
         let mut cases = Vec::new();
-        for (i, shape) in [[1, 4], [6, 12], [3, 36], [9, 16], [1, 132]].into_iter().enumerate() {
+        for (i, shape) in [[1, 4], [6, 12], [3, 36], [9, 16], [1, 132], [4, 20]].into_iter().enumerate() {
             let inputs = [noise(shape, i as u64), noise([shape[1]], 50 + i as u64), noise([shape[1]], 90 + i as u64)];
             let of = Producer::LayerNorm(LayerNorm { eps: 1e-5, unbiased: i == 3 });
             let spec = Spec { of, quantizers: &quantizers(i, 1 + i % 2), joined: i == 3, sum: None, keep: i % 3 != 1 };
             cases.extend(spec.both(&inputs, 3e-5));
             let addend = if i % 2 == 0 { noise(shape, 30 + i as u64) } else { noise([shape[1]], 30 + i as u64) };
-            let (count, of_sum) = [(1, 1), (3, 2), (2, 2), (12, 6), (3, 1)][i];
+            let (count, of_sum) = [(1, 1), (3, 2), (2, 2), (12, 6), (3, 1), (2, 1)][i];
             let sum = Some((&addend, of_sum));
             let spec = Spec { of, quantizers: &quantizers(i + 1, count), joined: true, sum, keep: i % 2 == 1 };
             cases.extend(spec.both(&inputs, 3e-5));

@@ -260,7 +260,7 @@ pub fn mask_extent(g: &mut Graph, Valid { source, padding }: Valid, stride: usiz
 }
 
 /// Sizes u32 `[B, 2]` of pictures that fill a batch, half of it or a pixel, in turn.
-pub(super) fn test_sizes(batch: usize, height: usize, width: usize) -> Host {
+pub(crate) fn test_sizes(batch: usize, height: usize, width: usize) -> Host {
     let size = |image: usize| match image % 3 {
         0 => [height.div_ceil(2), width.div_ceil(3)],
         1 => [height, width],

@@ -12,7 +12,7 @@ use crate::data::preprocess::normalization_table;
 use crate::data::{Entry, Pictures};
 use crate::graph::Var;
 use crate::kernels::concat::concat;
-use crate::kernels::normalize::normalize;
+use crate::kernels::normalize::{ROWS, normalize};
 use crate::kernels::position::{Valid, mask_resize, sine_position};
 use crate::kernels::unary::{cast, sigmoid};
 use crate::nn::quantized::Quantizing;
@@ -146,7 +146,9 @@ fn input(net: &mut Net, BatchSize { images, height, width }: BatchSize, entry: E
     match entry {
         Entry::Bytes => {
             let (bytes, sizes) = (given(0, &[images, height, width, 3], DType::I8), given(1, &[images, 2], DType::U32));
-            let table = Host::f32([256, 3], normalization_table().concat()).cast(net.precision().dtype());
+            // Padding is 0 behind normalization.
+            let table = [normalization_table().concat(), vec![0.0; 3]].concat();
+            let table = Host::f32([ROWS, 3], table).cast(net.precision().dtype());
             let table = net.constant(table);
             let (pixels, valid) = normalize(net, bytes, sizes, table);
             Input { pixels, valid }

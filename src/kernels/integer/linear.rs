@@ -159,7 +159,13 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// Several layers: more rows than a tile and fewer, in whole slices and not, to floats, codes, both, and codes of several step sizes.
 fn cases_of_several() -> Vec<Case> {
-    let shapes = [([2, 7, 20, 36], 1, false), ([3, 133, 48, 132], 1, true), ([12, 5, 256, 64], 4, false), ([2, 70, 30, 68], 17, true)];
+    let shapes = [
+        ([2, 7, 20, 36], 1, false),
+        ([3, 133, 48, 132], 1, true),
+        ([12, 5, 256, 64], 4, false),
+        ([2, 70, 30, 68], 17, true),
+        ([2, 70, 48, 132], 1, false),
+    ];
     let mut cases = Vec::new();
     for (i, ([products, m, k, n], groups, keep)) in shapes.into_iter().enumerate() {
         let floats = Arithmetic { epilogue: PLAIN, ..test_arithmetic(i + i / 2, [4, 4]) };
