@@ -286,7 +286,8 @@ fn a_run_holds_no_more_memory_in_its_end_than_in_its_beginning() {
     assert_eq!(seen.len(), 60);
     assert_eq!(seen[9].0, seen[59].0, "buffers, bind groups, pipelines");
     let most = |part: &[([u64; 3], Option<f64>)]| part.iter().filter_map(|s| s.1).fold(0.0, f64::max);
-    assert!(most(&seen[40..]) <= most(&seen[10..30]), "{seen:?}");
+    // What an upload is on its way in counts until the device is done with it: a few hundred bytes more or less by chance.
+    assert!(most(&seen[40..]) <= most(&seen[10..30]) + 0.002, "{seen:?}");
     let log = std::fs::read_to_string(job.out.join("log.jsonl")).expect("a log");
     assert!(log.lines().all(|line| line.contains("\"host_mb\"") && line.contains("\"device_mb\"")), "{log}");
 }
