@@ -4,6 +4,9 @@
 //! `LayerNorm`, or `/ (C − 1)` as in Q-DETR's [distribution alignment](distribution_alignment).
 //! Shapes: x `[.., C]`, weight and bias `[C]`, y as x. Weight and bias may stay `f32` while x is `f16`.
 //! Saved for backward: x and weight; the statistics of a row are cheaper to compute again than to keep.
+//!
+//! **Tried and left** (H100, DETR-R50 4-4-8, batch 8, 2026-11-26): a row read once, into registers, 294 µs for 29 norms in place of 281. A norm of
+//! 256 channels is mostly a launch, and longer code costs it more than two reads from the cache.
 
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};

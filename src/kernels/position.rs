@@ -5,6 +5,9 @@
 //! number in the whole line (+ 1e-6) and times 2π: channels `2i` and `2i + 1` of the first C/2 are
 //! `sin` and `cos` of `y / 10000^(2i / (C/2))`, those of the second half the same of `x`
 //! (DETR's `PositionEmbeddingSine` with `normalize=True`).
+//!
+//! **Tried and left** (H100, 2026-11-26): an invocation for four pairs of channels, which counts once: 17 µs in place of 22 for eight pictures of
+//! DETR-R50, but 10.6 in place of 8.7 for one.
 
 use super::softmax::test_mask;
 use crate::gpu::shader::Source;

@@ -30,6 +30,7 @@
 //! | [`TINY`], residuals of both strips read before the first is written | | 272 | 156 | 101 |
 //! | the same, a subgroup's own barriers in place of the workgroup's | | 275 | 151 | 102 |
 //! | residuals read before the sums are computed | | 328 | 193 | 122 |
+//! | the same, and what channels have in common read behind the sums | | 297 | 180 | 116 |
 //! | strips as wide as the tile, for stores of whole lines | 105 | 281 | 160 | 105 |
 //! | results written over the residuals, with any of these | | 318 | 193 | 123 |
 //! | before: strips of 32 × 32 sums, which leave room for fewer workgroups, and every chunk's place tested; the best tile | 125 | 307 | 187 | 113 |
