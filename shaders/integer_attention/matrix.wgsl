@@ -117,8 +117,37 @@ fn exists(strip: u32) -> bool {
     return strip * PIECES < p.pieces;
 }
 
-// A lane's scores of a step.
-fn scores(place: Place, step: u32, factor: f32) -> Four {
+// A lane's scores of a step. The subgroup multiplies its queries by the keys of the step, which come through its strip, and their sums go
+// back there.
+fn scores(
+    place: Place,
+    step: u32,
+    lane: u32,
+    factor: f32,
+    keys: Chunks,
+    queries: coop_mat16x16<f32, A>,
+    no_q: coop_mat16x16<f32, A>,
+    one: coop_mat16x16<f32, A>,
+    first: coop_mat16x16<f32, C>,
+) -> Four {
+    let at = place.subgroup * STRIP;
+    let at_right = at + 4u;
+    let at_keys_right = at + 16u * CHUNKS;
+    stage_keys(place, lane, keys);
+    subgroupBarrier();
+    let left = coopLoad<coop_mat16x16<f32, B>>(&sh[at], CHUNKS);
+    let y = coopMultiplyAdd(queries, left, coopMultiplyAdd(no_q, left, coopMultiplyAdd(one, left, first)));
+    var y_right = coop_mat16x16<f32, C>();
+    if PIECES > 4u {
+        let right = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
+        y_right = coopMultiplyAdd(queries, right, coopMultiplyAdd(no_q, right, coopMultiplyAdd(one, right, first)));
+    }
+    subgroupBarrier();
+    coopStoreT(y, &sh[at], STRIDE);
+    if PIECES > 4u {
+        coopStoreT(y_right, &sh[at_right], STRIDE);
+    }
+    subgroupBarrier();
     let strip = step * SUBGROUPS + place.subgroup;
     var four = Four(vec4<f32>(ABSENT), vec4<f32>(ABSENT), vec4<f32>(ABSENT), vec4<f32>(ABSENT));
     if exists(strip) {
@@ -129,6 +158,7 @@ fn scores(place: Place, step: u32, factor: f32) -> Four {
             four.d = score(place, strip, place.piece + 6u, factor);
         }
     }
+    subgroupBarrier();
     return four;
 }
 
@@ -322,9 +352,6 @@ fn main(
     }
     workgroupBarrier();
 
-    let at_strip = subgroup * STRIP;
-    let at_strip_right = at_strip + 4u;
-    let at_keys_right = at_strip + 16u * CHUNKS;
     let one_a = coopLoadT<coop_mat16x16<f32, A>>(&sh_numbers[0], 0u);
     let no_q = coopLoadT<coop_mat16x16<f32, A>>(&sh_numbers[2], 0u);
     let queries = coopLoadT<coop_mat16x16<f32, A>>(&sh_queries[0], CHUNKS);
@@ -335,83 +362,18 @@ fn main(
     var first = coopMultiplyAdd(queries, one_b, coopMultiplyAdd(z_q, z_k, coop_mat16x16<f32, C>()));
     first = coopMultiplyAdd(queries, no_k, first);
 
-    var s0 = Four();
+    var s0 = scores(place, 0u, lane, factor, keys0, queries, no_q, one_a, first);
     var s1 = Four();
     var s2 = Four();
     var s3 = Four();
-    stage_keys(place, lane, keys0);
-    subgroupBarrier();
-    let k0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
-    let y0 = coopMultiplyAdd(queries, k0, coopMultiplyAdd(no_q, k0, coopMultiplyAdd(one_a, k0, first)));
-    var y_right0 = coop_mat16x16<f32, C>();
-    if PIECES > 4u {
-        let right0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
-        y_right0 = coopMultiplyAdd(queries, right0, coopMultiplyAdd(no_q, right0, coopMultiplyAdd(one_a, right0, first)));
-    }
-    subgroupBarrier();
-    coopStoreT(y0, &sh[at_strip], STRIDE);
-    if PIECES > 4u {
-        coopStoreT(y_right0, &sh[at_strip_right], STRIDE);
-    }
-    subgroupBarrier();
-    s0 = scores(place, 0u, factor);
-    subgroupBarrier();
     if STEPS > 1u {
-        stage_keys(place, lane, keys1);
-        subgroupBarrier();
-        let k1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
-        let y1 = coopMultiplyAdd(queries, k1, coopMultiplyAdd(no_q, k1, coopMultiplyAdd(one_a, k1, first)));
-        var y_right1 = coop_mat16x16<f32, C>();
-        if PIECES > 4u {
-            let right1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
-            y_right1 = coopMultiplyAdd(queries, right1, coopMultiplyAdd(no_q, right1, coopMultiplyAdd(one_a, right1, first)));
-        }
-        subgroupBarrier();
-        coopStoreT(y1, &sh[at_strip], STRIDE);
-        if PIECES > 4u {
-            coopStoreT(y_right1, &sh[at_strip_right], STRIDE);
-        }
-        subgroupBarrier();
-        s1 = scores(place, 1u, factor);
-        subgroupBarrier();
+        s1 = scores(place, 1u, lane, factor, keys1, queries, no_q, one_a, first);
     }
     if STEPS > 2u {
-        stage_keys(place, lane, keys2);
-        subgroupBarrier();
-        let k2 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
-        let y2 = coopMultiplyAdd(queries, k2, coopMultiplyAdd(no_q, k2, coopMultiplyAdd(one_a, k2, first)));
-        var y_right2 = coop_mat16x16<f32, C>();
-        if PIECES > 4u {
-            let right2 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
-            y_right2 = coopMultiplyAdd(queries, right2, coopMultiplyAdd(no_q, right2, coopMultiplyAdd(one_a, right2, first)));
-        }
-        subgroupBarrier();
-        coopStoreT(y2, &sh[at_strip], STRIDE);
-        if PIECES > 4u {
-            coopStoreT(y_right2, &sh[at_strip_right], STRIDE);
-        }
-        subgroupBarrier();
-        s2 = scores(place, 2u, factor);
-        subgroupBarrier();
+        s2 = scores(place, 2u, lane, factor, keys2, queries, no_q, one_a, first);
     }
     if STEPS > 3u {
-        stage_keys(place, lane, keys3);
-        subgroupBarrier();
-        let k3 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_strip], CHUNKS);
-        let y3 = coopMultiplyAdd(queries, k3, coopMultiplyAdd(no_q, k3, coopMultiplyAdd(one_a, k3, first)));
-        var y_right3 = coop_mat16x16<f32, C>();
-        if PIECES > 4u {
-            let right3 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_keys_right], CHUNKS);
-            y_right3 = coopMultiplyAdd(queries, right3, coopMultiplyAdd(no_q, right3, coopMultiplyAdd(one_a, right3, first)));
-        }
-        subgroupBarrier();
-        coopStoreT(y3, &sh[at_strip], STRIDE);
-        if PIECES > 4u {
-            coopStoreT(y_right3, &sh[at_strip_right], STRIDE);
-        }
-        subgroupBarrier();
-        s3 = scores(place, 3u, factor);
-        subgroupBarrier();
+        s3 = scores(place, 3u, lane, factor, keys3, queries, no_q, one_a, first);
     }
     // Cells of all subgroups are to lie where the strips are.
     workgroupBarrier();

@@ -36,17 +36,24 @@ pub struct Attention {
 
 /// Sizes of one attention.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
-    batch: usize,
-    queries: usize,
-    keys: usize,
-    depth: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) depth: usize,
+}
+
+impl Sizes {
+    /// Of queries, keys and values `[B, L, C]`.
+    pub(super) fn of(inputs: &[TensorType], heads: usize) -> Self {
+        let [batch, queries, channels] = inputs[0].shape.blc();
+        Self { batch, queries, keys: inputs[1].shape.blc()[1], depth: channels / heads }
+    }
 }
 
 impl Attention {
     fn sizes(self, inputs: &[TensorType]) -> Sizes {
-        let [batch, queries, channels] = inputs[0].shape.blc();
-        Sizes { batch, queries, keys: inputs[1].shape.blc()[1], depth: channels / self.heads }
+        Sizes::of(inputs, self.heads)
     }
 
     /// The kernel for heads of 4, 8 .. 64 channels.

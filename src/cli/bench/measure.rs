@@ -181,7 +181,7 @@ mod tests {
         let mut missing = BTreeSet::new();
         for (precision, device) in [(Precision::F32, Capabilities::WEBGPU), (Precision::F16, packed), (Precision::F16, matrix)] {
             let cases = Cases::of(device);
-            for subject in subjects(Sizes { batch: 2, precision, quick: false }).unwrap() {
+            for subject in subjects(Sizes { batch: 2, precision, quick: false }, &device).unwrap() {
                 for kernel in kernels(&*subject.op, &subject.types, &device) {
                     if cases.first(subject.op.name(), &kernel).is_none() {
                         missing.insert(format!("{}: {} on {}", subject.op.name(), label(&kernel), ids(&subject.types)));

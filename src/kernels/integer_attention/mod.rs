@@ -11,6 +11,7 @@
 
 mod matrix;
 
+use super::attention::Sizes;
 use super::coded::clear_state;
 use super::head_codes::{IntegerMix, IntegerScores, test_codes, test_state};
 use super::head_product::{stores, width_of};
@@ -42,19 +43,9 @@ pub struct IntegerAttention {
 /// Keys of a row whose codes lie in the workgroup memory that WebGPU guarantees, beside what its softmax needs.
 const MOST_KEYS: usize = 8 << 10;
 
-/// Sizes of one attention.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    batch: usize,
-    queries: usize,
-    keys: usize,
-    depth: usize,
-}
-
 impl IntegerAttention {
     fn sizes(self, inputs: &[TensorType]) -> Sizes {
-        let [batch, queries, channels] = inputs[0].shape.blc();
-        Sizes { batch, queries, keys: inputs[1].shape.blc()[1], depth: channels / self.heads }
+        Sizes::of(inputs, self.heads)
     }
 
     fn has_mask<T>(self, inputs: &[T]) -> bool {

@@ -18,7 +18,7 @@ use compare::Comparison;
 use own::Own;
 use qdetr::data::image;
 use qdetr::files::write_whole;
-use qdetr::gpu::{Dispatch, Gpu, Options};
+use qdetr::gpu::{Capabilities, Dispatch, Gpu, Options};
 use qdetr::kernels::TABLE;
 use qdetr::nn::Precision;
 use qdetr::tensor::Host;
@@ -86,10 +86,10 @@ fn product(text: &str) -> Result<[usize; 3], String> {
 
 impl BenchKernels {
     pub(crate) fn run(&self, device: &DeviceArgs) -> Result<ExitCode> {
-        let mut subjects = self.selected()?;
         // A stranger's shader keeps the checks that ours do without; then ours keep them too, to be compared.
         let checked = self.shader.is_some();
         let gpu = Gpu::open(&Options { no_disk_cache: true, checked, ..device.options() })?;
+        let mut subjects = self.selected(gpu.capabilities())?;
         self.precision.check(&gpu)?;
         subjects.retain(|subject| gpu.capabilities().f16 || !subject.needs_f16());
         let mut bench = Bench::new(gpu, self.runs as usize);
@@ -112,11 +112,11 @@ impl BenchKernels {
         Ok(if slower || report.wrong().next().is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// The subjects that were asked for.
-    fn selected(&self) -> Result<Vec<Subject>> {
+    /// The subjects that were asked for, on a device.
+    fn selected(&self, device: &Capabilities) -> Result<Vec<Subject>> {
         let mut subjects = match self.product {
             Some(sizes) => products(sizes, self.precision),
-            None => subjects(Sizes { batch: self.batch as usize, precision: self.precision, quick: self.quick })?,
+            None => subjects(Sizes { batch: self.batch as usize, precision: self.precision, quick: self.quick }, device)?,
         };
         let filter = self.filter.as_deref().unwrap_or_default();
         subjects.retain(|subject| subject.name().contains(filter));

@@ -5,8 +5,9 @@ use crate::cli::bench::subject::{Collected, Subject};
 use crate::cli::train::ready_or_file;
 use qdetr::Result;
 use qdetr::data::Entry;
+use qdetr::gpu::Capabilities;
 use qdetr::graph::check::Case;
-use qdetr::graph::{Graph, Op, fold, fuse};
+use qdetr::graph::{Graph, Op, fold, fuse, fuse_for};
 use qdetr::kernels::TABLE;
 use qdetr::kernels::epilogue::Epilogue;
 use qdetr::kernels::integer::{Arithmetic, Bits as LowBits, IntegerLinear};
@@ -31,8 +32,8 @@ pub(in crate::cli::bench) struct Sizes {
     pub(in crate::cli::bench) quick: bool,
 }
 
-/// All subjects, in the order of the graphs.
-pub(in crate::cli::bench) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
+/// All subjects, in the order of the graphs, as these are fused for a device.
+pub(in crate::cli::bench) fn subjects(sizes: Sizes, device: &Capabilities) -> Result<Vec<Subject>> {
     let mut all = Collected::default();
     let small = ready_or_file("bccd-detr")?.model;
     let large = ModelConfig::detr("resnet50")?;
@@ -43,14 +44,14 @@ pub(in crate::cli::bench) fn subjects(sizes: Sizes) -> Result<Vec<Subject>> {
     let smca = ModelConfig { attention: Attention::Smca, ..if sizes.quick { small.clone() } else { ModelConfig::smca("resnet50")? } };
     let extent = |height, width| BatchSize { images: sizes.batch, height, width };
     if sizes.quick {
-        all.model(["small detr", "small detr, training"], &small, extent(64, 96), sizes.precision, false);
-        all.model(["small detr 4-4-8", "small detr 4-4-8, training"], &low, extent(64, 96), sizes.precision, false);
-        all.model(["small smca", "small smca, training"], &smca, extent(64, 96), sizes.precision, true);
+        all.model(["small detr", "small detr, training"], &small, extent(64, 96), (sizes.precision, device), false);
+        all.model(["small detr 4-4-8", "small detr 4-4-8, training"], &low, extent(64, 96), (sizes.precision, device), false);
+        all.model(["small smca", "small smca, training"], &smca, extent(64, 96), (sizes.precision, device), true);
     } else {
-        all.model(["detr-resnet50", "detr-resnet50, training"], &large, extent(800, 1066), sizes.precision, false);
-        all.model(["detr-resnet50 4-4-8", "detr-resnet50 4-4-8, training"], &low, extent(800, 1066), sizes.precision, false);
-        all.model(["detr-mobilenet", "detr-mobilenet, training"], &small, extent(480, 640), sizes.precision, false);
-        all.model(["smca-resnet50", "smca-resnet50, training"], &smca, extent(800, 1066), sizes.precision, true);
+        all.model(["detr-resnet50", "detr-resnet50, training"], &large, extent(800, 1066), (sizes.precision, device), false);
+        all.model(["detr-resnet50 4-4-8", "detr-resnet50 4-4-8, training"], &low, extent(800, 1066), (sizes.precision, device), false);
+        all.model(["detr-mobilenet", "detr-mobilenet, training"], &small, extent(480, 640), (sizes.precision, device), false);
+        all.model(["smca-resnet50", "smca-resnet50, training"], &smca, extent(800, 1066), (sizes.precision, device), true);
     }
     let trained = if sizes.quick { &small } else { &large };
     let parameters: usize = detector::specs(trained)?.values().map(|spec| spec.shape.len()).sum();
@@ -74,8 +75,15 @@ pub(super) fn products([m, k, n]: [usize; 3], precision: Precision) -> Vec<Subje
 
 impl Collected {
     /// The forward and the training step of a model; `new_ops` leaves out ops that were met before.
-    fn model(&mut self, names: [&'static str; 2], config: &ModelConfig, size: BatchSize, precision: Precision, new_ops: bool) {
-        let forward = fuse(&detr(config, (size, Entry::Bytes), precision, Results::Answers).into_parts().0, &|_| false);
+    fn model(
+        &mut self,
+        names: [&'static str; 2],
+        config: &ModelConfig,
+        size: BatchSize,
+        (precision, device): (Precision, &Capabilities),
+        new_ops: bool,
+    ) {
+        let forward = fuse_for(&detr(config, (size, Entry::Bytes), precision, Results::Answers).into_parts().0, device);
         self.graph(names[0], &fold(&forward, &|_| false).graph, new_ops);
         let criterion = if config.attention == Attention::Smca { Criterion::SMCA } else { Criterion::DETR };
         let options = StepOptions { precision, criterion, dropout: 0.1, query_groups: 0, entry: Entry::Bytes };
@@ -140,7 +148,7 @@ mod tests {
 
     #[test]
     fn every_op_of_the_table_is_a_subject_once() {
-        let subjects = subjects(Sizes { batch: 2, precision: Precision::F32, quick: true }).unwrap();
+        let subjects = subjects(Sizes { batch: 2, precision: Precision::F32, quick: true }, &Capabilities::WEBGPU).unwrap();
         let found: BTreeSet<&str> = subjects.iter().map(|s| s.op.name()).collect();
         let mut wanted: BTreeSet<&str> = TABLE.iter().flat_map(|family| (family.cases)()).map(|case| case.op.name()).collect();
         wanted.remove("probe");
