@@ -54,6 +54,10 @@ struct Four {
     d: vec4<u32>,
 }
 
+fn rows_x_at(row: u32) -> RowsX {
+    return RowsX(row_x(row, product), row_x(row + PASS, product), row_x(row + 2u * PASS, product), row_x(row + 3u * PASS, product));
+}
+
 fn fetch_x(rows: RowsX, k: u32, within: u32) -> Four {
     let tap = tap_x(k, within, 0u);
     var chunks = Four();
@@ -199,7 +203,7 @@ fn main(
     let tile_column = flat % p.tiles_n * TILE_N;
     // Workgroups past the last, from folding the grid, have rows past the last, so that they store nothing. They cannot return:
     // cooperative matrices want uniform control flow.
-    let tile_row = min(tile_row_of(flat / p.tiles_n), p.tiles_m) * TILE_M;
+    let first_tile = min(tile_row_of(flat / p.tiles_n * WALK), p.tiles_m);
     let subgroup = lane / 32u;
     let share = subgroup % SHARES;
     let tile = subgroup / SHARES;
@@ -208,9 +212,8 @@ fn main(
 
     let row = lane / CHUNKS;
     let chunk = lane % CHUNKS;
-    let x_row = tile_row + row;
     let w_row = tile_column + row;
-    let rows_x = RowsX(row_x(x_row, product), row_x(x_row + PASS, product), row_x(x_row + 2u * PASS, product), row_x(x_row + 3u * PASS, product));
+    var rows_x = rows_x_at(first_tile * TILE_M + row);
     let rows_w = RowsW(row_w(w_row, product), row_w(w_row + PASS, product), row_w(w_row + 2u * PASS, product), row_w(w_row + 3u * PASS, product));
     let at_x = row * STRIDE + chunk;
     var next_x = fetch_x(rows_x, 0u, chunk * 16u);
@@ -219,82 +222,95 @@ fn main(
     let local = share * 32u + lane % 32u;
     let at = tile * SHARES * STRIP + local / 8u * STRIDE_Y + local % 8u;
     let column = tile_column + sub_column + local % 8u * 4u;
-    var results = Results(at, tile_row + sub_row + local / 8u, column, channels_at(min(column, p.n - 4u)));
-    var y00 = coop_mat16x16<f32, C>();
-    var y01 = coop_mat16x16<f32, C>();
-    var y10 = coop_mat16x16<f32, C>();
-    var y11 = coop_mat16x16<f32, C>();
-    var y20 = coop_mat16x16<f32, C>();
-    var y21 = coop_mat16x16<f32, C>();
-    var y30 = coop_mat16x16<f32, C>();
-    var y31 = coop_mat16x16<f32, C>();
+    let channels = channels_at(min(column, p.n - 4u));
     let first_x = sub_row * STRIDE + share * SHARE;
     let first_w = FIRST_W + sub_column * STRIDE + share * SHARE;
-    for (var k = 0u; k < p.k; k += SLICE_K) {
-        stage(at_x, LOADS_X, next_x);
-        stage(FIRST_W + at_x, LOADS_W, next_w);
-        workgroupBarrier();
-        if k + SLICE_K < p.k {
-            next_x = fetch_x(rows_x, k + SLICE_K, chunk * 16u);
-            next_w = fetch_w(rows_w, k + SLICE_K, chunk * 16u);
-        }
-        for (var kk = 0u; kk < SHARE; kk += 2u) {
-            let at_x0 = first_x + kk;
-            let at_x1 = at_x0 + 16u * STRIDE;
-            let at_w0 = first_w + kk;
-            let at_w1 = at_w0 + 16u * STRIDE;
-            let x0 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x0], STRIDE);
-            let x1 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x1], STRIDE);
-            let w0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_w0], STRIDE);
-            let w1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_w1], STRIDE);
-            y00 = coopMultiplyAdd(x0, w0, y00);
-            y10 = coopMultiplyAdd(x1, w0, y10);
-            y01 = coopMultiplyAdd(x0, w1, y01);
-            y11 = coopMultiplyAdd(x1, w1, y11);
-            if IS_TALL {
-                let at_x2 = at_x0 + 32u * STRIDE;
-                let at_x3 = at_x0 + 48u * STRIDE;
-                let x2 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x2], STRIDE);
-                let x3 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x3], STRIDE);
-                y20 = coopMultiplyAdd(x2, w0, y20);
-                y30 = coopMultiplyAdd(x3, w0, y30);
-                y21 = coopMultiplyAdd(x2, w1, y21);
-                y31 = coopMultiplyAdd(x3, w1, y31);
+    for (var t = 0u; t < WALK; t++) {
+        let tile_row = (first_tile + t) * TILE_M;
+        var results = Results(at, tile_row + sub_row + local / 8u, column, channels);
+        var y00 = coop_mat16x16<f32, C>();
+        var y01 = coop_mat16x16<f32, C>();
+        var y10 = coop_mat16x16<f32, C>();
+        var y11 = coop_mat16x16<f32, C>();
+        var y20 = coop_mat16x16<f32, C>();
+        var y21 = coop_mat16x16<f32, C>();
+        var y30 = coop_mat16x16<f32, C>();
+        var y31 = coop_mat16x16<f32, C>();
+        for (var k = 0u; k < p.k; k += SLICE_K) {
+            stage(at_x, LOADS_X, next_x);
+            stage(FIRST_W + at_x, LOADS_W, next_w);
+            workgroupBarrier();
+            if k + SLICE_K < p.k {
+                next_x = fetch_x(rows_x, k + SLICE_K, chunk * 16u);
+                next_w = fetch_w(rows_w, k + SLICE_K, chunk * 16u);
+            } else if t + 1u < WALK {
+                // The next tile's are on their way while this one's results are stored.
+                rows_x = rows_x_at((first_tile + t + 1u) * TILE_M + row);
+                next_x = fetch_x(rows_x, 0u, chunk * 16u);
+                next_w = fetch_w(rows_w, 0u, chunk * 16u);
             }
+            for (var kk = 0u; kk < SHARE; kk += 2u) {
+                let at_x0 = first_x + kk;
+                let at_x1 = at_x0 + 16u * STRIDE;
+                let at_w0 = first_w + kk;
+                let at_w1 = at_w0 + 16u * STRIDE;
+                let x0 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x0], STRIDE);
+                let x1 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x1], STRIDE);
+                let w0 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_w0], STRIDE);
+                let w1 = coopLoad<coop_mat16x16<f32, B>>(&sh[at_w1], STRIDE);
+                y00 = coopMultiplyAdd(x0, w0, y00);
+                y10 = coopMultiplyAdd(x1, w0, y10);
+                y01 = coopMultiplyAdd(x0, w1, y01);
+                y11 = coopMultiplyAdd(x1, w1, y11);
+                if IS_TALL {
+                    let at_x2 = at_x0 + 32u * STRIDE;
+                    let at_x3 = at_x0 + 48u * STRIDE;
+                    let x2 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x2], STRIDE);
+                    let x3 = coopLoadT<coop_mat16x16<f32, A>>(&sh[at_x3], STRIDE);
+                    y20 = coopMultiplyAdd(x2, w0, y20);
+                    y30 = coopMultiplyAdd(x3, w0, y30);
+                    y21 = coopMultiplyAdd(x2, w1, y21);
+                    y31 = coopMultiplyAdd(x3, w1, y31);
+                }
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
-    }
 
-    let left = subgroup * STRIP;
-    let right = left + 4u;
-    var added = all_added_to(results);
-    var below = next(results);
-    var added_below = all_added_to(below);
-    coopStoreT(y00, &sh[left], STRIDE_Y);
-    coopStoreT(y01, &sh[right], STRIDE_Y);
-    meet();
-    store_results(results, added);
-    meet();
-    coopStoreT(y10, &sh[left], STRIDE_Y);
-    coopStoreT(y11, &sh[right], STRIDE_Y);
-    meet();
-    if IS_TALL {
-        results = next(below);
-        added = all_added_to(results);
-    }
-    store_results(below, added_below);
-    if IS_TALL {
+        let left = subgroup * STRIP;
+        let right = left + 4u;
+        var added = all_added_to(results);
+        var below = next(results);
+        var added_below = all_added_to(below);
+        coopStoreT(y00, &sh[left], STRIDE_Y);
+        coopStoreT(y01, &sh[right], STRIDE_Y);
         meet();
-        coopStoreT(y20, &sh[left], STRIDE_Y);
-        coopStoreT(y21, &sh[right], STRIDE_Y);
-        meet();
-        below = next(results);
-        added_below = all_added_to(below);
         store_results(results, added);
         meet();
-        coopStoreT(y30, &sh[left], STRIDE_Y);
-        coopStoreT(y31, &sh[right], STRIDE_Y);
+        coopStoreT(y10, &sh[left], STRIDE_Y);
+        coopStoreT(y11, &sh[right], STRIDE_Y);
         meet();
+        if IS_TALL {
+            results = next(below);
+            added = all_added_to(results);
+        }
         store_results(below, added_below);
+        if IS_TALL {
+            meet();
+            coopStoreT(y20, &sh[left], STRIDE_Y);
+            coopStoreT(y21, &sh[right], STRIDE_Y);
+            meet();
+            below = next(results);
+            added_below = all_added_to(below);
+            store_results(results, added);
+            meet();
+            coopStoreT(y30, &sh[left], STRIDE_Y);
+            coopStoreT(y31, &sh[right], STRIDE_Y);
+            meet();
+            store_results(below, added_below);
+        }
+        if WALK > 1u {
+            // Strips lie where the next slice goes.
+            workgroupBarrier();
+        }
     }
 }

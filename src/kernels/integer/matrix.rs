@@ -36,6 +36,27 @@
 //! | before: strips of 32 × 32 sums, which leave room for fewer workgroups, and every chunk's place tested; the best tile | 125 | 307 | 187 | 113 |
 //! | then also 128 × 64, 8 subgroups of 32 × 32, slices of 128 | 149 | 415 | 209 | 130 |
 //!
+//! Then: tiles, one below the other, that a workgroup computes, of which the next one's operands are on their way while results are stored
+//! ([`TINY`], batch 8; and 4; 2; 1):
+//!
+//! | µs of a layer | 1 | 2 | 3 | 4 | 8 |
+//! | --- | --- | --- | --- | --- | --- |
+//! | 64 → 256, 200 × 267, residual | 275 | 237 | 236 | 232 | 234 |
+//! | | 141; 74; 43 | 126; 69; 42 | 125; 70; 43 | 125; 70; 43 | |
+//! | 128 → 512, 100 × 134, residual | 151 | 140 | 140 | 141 | 150 |
+//! | | 80; 46; 28 | 77; 46; 28 | 78; 48; 31 | 80; 46; 27 | |
+//! | 256 → 1024, 50 × 67, residual | 102 | 97 | 99 | 101 | 106 |
+//! | | 56; 33; 19 | 58; 34; 19 | 60; 38; 22 | 57; 33; 22 | |
+//! | 512 → 2048, 25 × 34, residual | 77 | 79 | 84 | 80 | 85 |
+//! | 64 → 256, 200 × 267 ([`NARROW`] 137) | 155 | 135 | | 125 | |
+//!
+//! Other tiles have no registers to spare: of [`NARROW`], two tiles take 267, 161 and 110 µs of the first three, one takes 273, 155 and 105; of a
+//! 3 × 3 convolution of 64 channels 144 and 122.
+//!
+//! **A bottleneck's last two convolutions in one kernel**, codes between them in workgroup memory, so that some workgroups compute while others
+//! wait for memory: 365 µs for 397 in `layer1`, 267 for 256 in `layer2` (batch 8), and 67 for 72, 43 for 54 (batch 1), before the above. Too
+//! little for an op and a rewrite, which are not kept.
+//!
 //! Results over the residuals would take 573 MB in place of 737, and 10.1 ms in place of 9.7.
 //!
 //! The first convolution (7 × 7 of 3 channels, 400 × 533): [`STEM`] 315; [`NARROW`] 438, 460 with a test of every element; [`SMALL`] with slices of
@@ -49,28 +70,30 @@ use crate::wgsl;
 /// Codes of a chunk, which is what an invocation loads at once.
 const CHUNK: usize = 16;
 
-/// A tile, the rows that a subgroup computes (32 columns each), its subgroups, and the codes of a slice.
+/// A tile, the rows that a subgroup computes (32 columns each), its subgroups, the codes of a slice, and the tiles, one below the other, that a
+/// workgroup computes.
 #[derive(Clone, Copy, PartialEq)]
 struct Variant {
     tile: Tile,
     rows: usize,
     subgroups: usize,
     slice: usize,
+    walk: usize,
 }
 
-const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, rows: 64, subgroups: 8, slice: 128 };
+const LARGE: Variant = Variant { tile: Tile { m: 128, n: 128 }, rows: 64, subgroups: 8, slice: 128, walk: 1 };
 /// For results that are narrow, and for sums so short that all is reading and writing.
-const NARROW: Variant = Variant { tile: Tile { m: 128, n: 64 }, rows: 64, subgroups: 4, slice: 64 };
+const NARROW: Variant = Variant { tile: Tile { m: 128, n: 64 }, rows: 64, subgroups: 4, slice: 64, walk: 1 };
 /// For convolutions of few channels, of which a slice is one row of a window: its chunks take many instructions to load.
 const STEM: Variant = Variant { slice: 32, ..NARROW };
-const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, rows: 32, subgroups: 4, slice: 128 };
+const SMALL: Variant = Variant { tile: Tile { m: 64, n: 64 }, rows: 32, subgroups: 4, slice: 128, walk: 1 };
 /// For short sums whose results are few, or are added to something: what is read and written counts, and many small workgroups hide it best.
 const TINY: Variant = Variant { slice: 64, ..SMALL };
 /// Two and four subgroups that share every slice: for results that are few.
 const PAIRS: Variant = Variant { tile: Tile { m: 32, n: 64 }, ..SMALL };
 const FOURS: Variant = Variant { tile: Tile { m: 32, n: 32 }, slice: 256, ..SMALL };
 
-const ALL: [Variant; 6] = [LARGE, NARROW, SMALL, TINY, PAIRS, FOURS];
+const ALL: [Variant; 8] = [LARGE, NARROW, SMALL, TINY, TINY.walking(2), TINY.walking(4), PAIRS, FOURS];
 
 /// Workgroups of [`LARGE`] that keep a large GPU busy: most of some 130 processors. Fewer are slower than twice as many small ones.
 const BUSY: usize = 100;
@@ -83,10 +106,27 @@ const SHORT: usize = 256;
 const SHORT_ADDED: usize = 512;
 /// Workgroups of [`NARROW`] of which the last ones to finish do not matter.
 const MANY: usize = 1000;
+/// Workgroups of [`TINY`] that a large GPU takes several times over, so that each may compute several tiles: loading their operands then takes
+/// the time in which results are stored.
+const PLENTY: usize = 3000;
 
 impl Variant {
     fn lanes(self) -> usize {
         32 * self.subgroups
+    }
+
+    const fn walking(self, walk: usize) -> Self {
+        Self { walk, ..self }
+    }
+
+    /// As many tiles for each workgroup as leave plenty of those, of short sums.
+    fn walking_far(self, product: &Product) -> Self {
+        let is_far = |&walk: &usize| product.groups == 1 && product.k <= SHORT && product.tiles(self.tile) >= walk * PLENTY;
+        self.walking([4, 2].into_iter().find(is_far).unwrap_or(1))
+    }
+
+    fn groups(self, product: &Product) -> usize {
+        product.groups * product.n.div_ceil(self.tile.n) * product.m.div_ceil(self.tile.m).div_ceil(self.walk)
     }
 
     /// Subgroups that have the same results.
@@ -102,15 +142,18 @@ fn variants_of(product: &Product) -> Vec<Variant> {
     let is_short = is_added || product.k <= SHORT || product.n <= NARROW.tile.n;
     let best = if !is_short && busy(&LARGE) {
         LARGE
+    } else if product.k <= TINY.slice && busy(&TINY) {
+        TINY.walking_far(product)
     } else if is_short && !is_added && product.tiles(NARROW.tile) >= MANY {
         NARROW
     } else if is_short && busy(&TINY) {
-        TINY
+        TINY.walking_far(product)
     } else {
         let mut small = [SMALL, PAIRS, FOURS].into_iter().filter(|v| product.k >= v.slice);
         small.clone().find(busy).or(small.next_back()).unwrap_or(SMALL)
     };
-    [best].into_iter().chain(ALL.into_iter().filter(|&v| v != best)).collect()
+    let fits = |v: &Variant| *v != best && (v.walk == 1 || product.groups == 1);
+    [best].into_iter().chain(ALL.into_iter().filter(fits)).collect()
 }
 
 /// All kernels for a product of codes on this device, best first; none where it has no such matrices, or the operands cannot be loaded
@@ -137,12 +180,13 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
             .constant("SHARES", variant.shares())
             .constant("SLICE_K", variant.slice)
             .constant("CHUNK", CHUNK)
+            .constant("WALK", variant.walk)
             // A slice is whole and, of a window, of one tap.
             .flag("ALIGNED", narrow.is_none() && along_k.is_multiple_of(variant.slice))
             .flag("PADDED", matches!(product.operands, Operands::Windows(window) if window.padding > 0));
         let dispatch = loads.into_iter().fold(dispatch, Dispatch::part);
         let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
-        finish(dispatch, product, variant.tile)
+        finish(dispatch, product, variant.tile).over_groups(variant.groups(product))
     };
     let variants = if narrow.is_some() { vec![STEM, NARROW] } else { variants_of(product) };
     variants.into_iter().map(kernel).collect()
