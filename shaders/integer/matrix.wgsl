@@ -3,7 +3,8 @@
 // S[m, n] = sum over k of x[m, k] * w[n, k], of codes, on cooperative matrices of bytes: what is called coop_mat16x16<f32, ..> here
 // are 16 x 32 and 32 x 16 codes and 16 x 16 i32 (gpu/byte_matrices.rs). Sums are exact.
 //
-// A workgroup computes TILE_M x TILE_N results. Its subgroups (32 lanes) have SUB_M x 32 of them each, in blocks of 16 x 16; where that
+// A workgroup computes WALK tiles of TILE_M x TILE_N results, one below the other; the first slice of the next one is on its way while the
+// results of one are stored. Its subgroups (32 lanes) have SUB_M x 32 of them each, in blocks of 16 x 16; where that
 // leaves some, SHARES of them have the same results, and each its part of every slice of k. A slice, SLICE_K codes of all rows of
 // both operands, goes from memory through registers to workgroup memory, in chunks of sixteen codes; rows are padded by a chunk, so
 // that neighbours begin in other banks. Where the last slice was, sums become vectors of four neighbouring columns.
@@ -244,7 +245,6 @@ fn main(
                 next_x = fetch_x(rows_x, k + SLICE_K, chunk * 16u);
                 next_w = fetch_w(rows_w, k + SLICE_K, chunk * 16u);
             } else if t + 1u < WALK {
-                // The next tile's are on their way while this one's results are stored.
                 rows_x = rows_x_at((first_tile + t + 1u) * TILE_M + row);
                 next_x = fetch_x(rows_x, 0u, chunk * 16u);
                 next_w = fetch_w(rows_w, 0u, chunk * 16u);
