@@ -11,25 +11,28 @@ use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
 use crate::wgsl;
 
-/// A tile of the packed kernel: its extents, the rows and columns that an invocation computes, and the words of a slice.
+/// A tile of the packed kernel, of which an invocation computes 4 × 4 results, and the words of a slice.
 #[derive(Clone, Copy, Debug)]
 struct PackedTile {
     tile: Tile,
-    each: usize,
     slice: usize,
 }
 
-/// Larger first. 8 × 8 results an invocation read fewer words for each from workgroup memory, and are slower all the same (H100, 2026-11-26, 9e51f2a, `bench kernels --product 4096x4096x4096`:
-/// 71 TOP/s on tiles of 128 × 128, 68 on 128 × 64; 4 × 4 give 88, of 103 that the device does without memory).
+/// Larger first.
+///
+/// Tried and left (H100, 2026-11-26, `qdetr bench kernels --product 4096x4096x4096 --precision f16 --tier packed`): the first gives 95 TOP/s, of 102
+/// that the device does without memory; with slices of 8 words 90, of 32 words 87; two slices in workgroup memory, one barrier each 93; tiles of
+/// 128 × 64 94, of 128 × 32 92; 8 × 8 results an invocation, which read fewer words for each from workgroup memory, 77 on tiles of 128 × 128 and
+/// 75 on 64 × 64.
 const PACKED: [PackedTile; 2] =
-    [PackedTile { tile: Tile { m: 64, n: 64 }, each: 4, slice: 16 }, PackedTile { tile: Tile { m: 32, n: 32 }, each: 4, slice: 16 }];
+    [PackedTile { tile: Tile { m: 64, n: 64 }, slice: 16 }, PackedTile { tile: Tile { m: 32, n: 32 }, slice: 16 }];
 
 // Each lane loads at most one block of four rows by four words.
 const _: () = {
     let mut i = 0;
     while i < PACKED.len() {
-        let PackedTile { tile, each, slice } = PACKED[i];
-        assert!((tile.m + tile.n) / 4 * (slice / 4) <= tile.m * tile.n / (each * each));
+        let PackedTile { tile, slice } = PACKED[i];
+        assert!((tile.m + tile.n) / 4 * (slice / 4) <= tile.m * tile.n / 16);
         i += 1;
     }
 };
@@ -102,14 +105,12 @@ impl IntegerProduct {
         self.place(dispatch, &self.geometry, tile).part(x).part(w)
     }
 
-    fn packed(&self, PackedTile { tile, each, slice }: PackedTile) -> Dispatch {
+    fn packed(&self, PackedTile { tile, slice }: PackedTile) -> Dispatch {
         let dispatch = Dispatch::new(wgsl!("integer/packed.wgsl"), 2)
             .tier(Tier::Packed)
             .constant("TILE_M", tile.m)
             .constant("TILE_N", tile.n)
             .constant("SLICE", slice)
-            .constant("ROWS", each)
-            .constant("COLUMNS", each)
             .part(wgsl!("integer/block.wgsl"));
         let dispatch = self.place(dispatch, &self.geometry, tile);
         let quads = match self.geometry.operands {
