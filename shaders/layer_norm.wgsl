@@ -1,4 +1,5 @@
 #import common/index.wgsl
+#import common/normal.wgsl
 #import common/reduce.wgsl
 
 // y = (x - mean) / sqrt(variance + eps) · weight + bias for each row, LANES invocations a row. p.pieces counts the numbers or
@@ -49,14 +50,11 @@ fn main(
 
     sum = wide();
     for (var i = lane; i < pieces; i += LANES) {
-        let d = wide(x[start + i]) - mean;
-        sum += d * d;
+        sum = with_square(sum, wide(x[start + i]), mean);
     }
-    let variance = reduce_sum(local, sum_of(sum)) / f32(p.freedom);
-    let r = 1.0 / sqrt(variance + p.eps);
+    let r = inverse_deviation(reduce_sum(local, sum_of(sum)));
 
     for (var i = lane; i < pieces; i += LANES) {
-        let normal = (wide(x[start + i]) - mean) * r;
-        store(start + i, normal * wide(weight[i]) + wide(bias[i]));
+        store(start + i, normal(wide(x[start + i]), mean, r, wide(weight[i]), wide(bias[i])));
     }
 }

@@ -46,7 +46,7 @@
 //! its weights into codes ([`kernels::quantize`]) and multiplies these as integers ([`kernels::integer`], [`kernels::head_codes`]), in
 //! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
 //! correctly rounded, the same next codes. [`graph::fuse`] then lets products, norms, sums and softmaxes write the next codes themselves; for use alone, [`graph::fuse_for`] a device makes one op of an
-//! attention where that is faster ([`kernels::integer_attention`]). Backward
+//! attention ([`kernels::integer_attention`]), and of a layer with its norm ([`kernels::integer::IntegerLinearNorm`]), where that is faster. Backward
 //! reads the codes; gradients pass straight through the rounding. In training the small work of all quantizers shares a few launches
 //! ([`graph::Quantizers`]).
 //!

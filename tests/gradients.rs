@@ -70,6 +70,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("integer_conv", "codes have no differences; tests/integer.rs compares with products of floats"),
     ("integer_depthwise", "codes have no differences; tests/integer.rs compares with products of floats"),
     ("integer_linear", "codes have no differences; tests/integer.rs compares with products of floats"),
+    ("integer_linear_norm", "appears when graphs are fused"),
     ("integer_norm", "appears when graphs are fused"),
     ("integer_scale", "of quantizers' states, which have none; that of the bias is in tests/integer.rs"),
     ("integer_weight_gradient", "backward"),

@@ -450,6 +450,49 @@ fn attention_in_one_kernel_has_the_bits_of_attention_in_training() {
     }
 }
 
+/// A layer of K to 256 channels on codes with a skip connection and a norm, of which there are floats and the codes of three quantizers, one of
+/// them of the sum with positions. What the norm is of is an output too where a training would read it.
+fn layer_and_norm(to: DType, [rows, k]: [usize; 2], trains: bool) -> (Graph, Values) {
+    let mut net = Net::new(On::Codes, false, to);
+    net.in_use = true;
+    let x = net.input(noise([1, rows, k], 1).cast(to));
+    let x = net.activations(x, 4, true);
+    let y = net.linear(x, [256, k]);
+    let [skip, positions] = [2, 3].map(|seed| net.input(noise([1, rows, 256], seed).cast(to)));
+    let sum = binary::add(&mut net.g, y, skip);
+    let (weight, bias) = (net.vector(256, 1.0, 0.5), net.vector(256, 0.0, 0.3));
+    let y = layer_norm(&mut net.g, sum, weight, bias, 1e-5);
+    let with_positions = binary::add(&mut net.g, y, positions);
+    for (name, of) in [("a", y), ("b", y), ("c", with_positions)] {
+        let codes = net.activations(of, 4, true).codes;
+        net.g.output(name, codes);
+    }
+    net.g.output("y", y);
+    if trains {
+        net.g.output("sum", sum);
+    }
+    (net.g, net.values)
+}
+
+#[test]
+fn a_layer_with_its_norm_in_one_kernel_has_the_bits_of_both_in_training() {
+    let matrix = Capabilities { f16: true, matrix: true, workgroup_memory: 48 << 10, tier: Tier::Matrix, ..Capabilities::WEBGPU };
+    let bytes = Capabilities { byte_matrix: true, ..matrix };
+    for (to, rows, k) in [(DType::F16, 100, 256), (DType::F32, 35, 256), (DType::F16, 850, 128), (DType::F32, 17, 400)] {
+        let (trained, values) = layer_and_norm(to, [rows, k], true);
+        let [trained, used] = [fuse(&trained, &|_| false), fuse_for(&layer_and_norm(to, [rows, k], false).0, &bytes)];
+        assert_eq!([count(&used, "integer_linear_norm"), count(&used, "layer_norm_codes")], [1, 0]);
+        assert_eq!([count(&trained, "integer_linear_norm"), count(&trained, "layer_norm_codes")], [0, 1]);
+        let mut expected = run(&trained, &values, 0);
+        let distinct: BTreeSet<u32> = expected["y"].to_f32().iter().map(|v| v.to_bits()).collect();
+        assert!(distinct.len() > 1000, "{} different numbers", distinct.len());
+        expected.remove("sum");
+        for variant in [0, 99] {
+            assert_same(&run(&used, &values, variant), &expected, &format!("{to}, {rows} x {k}, variant {variant}"));
+        }
+    }
+}
+
 /// The largest element.
 fn size(host: &Host) -> f32 {
     if host.dtype() == DType::I8 { 0.0 } else { host.to_f32().iter().fold(0.0, |m, v| v.abs().max(m)) }

@@ -4,7 +4,24 @@
 
 var<workgroup> reduce_cells: array<f32, GROUP>;
 
+// The tree of sixteen, all of it by every lane: two barriers in place of six.
+fn sum_of_sixteen(local: u32, v: f32) -> f32 {
+    reduce_cells[local] = v;
+    workgroupBarrier();
+    let first = local - local % 16u;
+    var four = vec4<f32>();
+    for (var i = 0u; i < 4u; i++) {
+        let at = first + i;
+        four[i] = (reduce_cells[at] + reduce_cells[at + 8u]) + (reduce_cells[at + 4u] + reduce_cells[at + 12u]);
+    }
+    workgroupBarrier();
+    return (four.x + four.z) + (four.y + four.w);
+}
+
 fn reduce_sum(local: u32, v: f32) -> f32 {
+    if LANES == 16u {
+        return sum_of_sixteen(local, v);
+    }
     let lane = local % LANES;
     reduce_cells[local] = v;
     workgroupBarrier();

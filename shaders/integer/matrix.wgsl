@@ -148,7 +148,7 @@ fn all_added_to(r: Results) -> Added {
 }
 
 fn result(r: Results, i: u32, added: element_y4) -> vec4<f32> {
-    return finished(r.channels, sums_at(r.sums + i * 4u * SHARES * STRIDE_Y), vec4<f32>(added));
+    return finished(r.channels.scale, r.channels.shift, sums_at(r.sums + i * 4u * SHARES * STRIDE_Y), vec4<f32>(added));
 }
 
 // The same sixteen rows further down.

@@ -15,10 +15,15 @@ fn as_stored(v: vec4<f32>) -> vec4<f32> {
     return v;
 }
 
-// Everything is read before anything is stored: a compiler cannot move loads before stores that may be to the same place.
 fn store(i: u32, v: vec4<f32>) {
+    store_with(i, v, addend_at(i));
+}
+
+// With what is added. Everything is read before anything is stored: a compiler cannot move loads before stores that may be to the same
+// place.
+fn store_with(i: u32, v: vec4<f32>, added: element_addend4) {
     let stored = as_stored(v);
-    let sum = with_addend(i, stored);
+    let sum = with_addend(stored, added);
     var of_quantizer: array<u32, QUANTIZERS>;
     for (var q = 0u; q < QUANTIZERS; q++) {
         let s = state_of(q);

@@ -1,4 +1,11 @@
 // All codes are of the result itself.
-fn with_addend(i: u32, stored: vec4<f32>) -> vec4<f32> {
+
+alias element_addend4 = vec4<f32>;
+
+fn addend_at(i: u32) -> element_addend4 {
+    return element_addend4();
+}
+
+fn with_addend(stored: vec4<f32>, added: element_addend4) -> vec4<f32> {
     return stored;
 }

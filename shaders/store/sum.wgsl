@@ -2,10 +2,14 @@
 
 @group(0) @binding(AT_ADDEND) var<storage, read> addend: array<element_addend4>;
 
-fn with_addend(i: u32, stored: vec4<f32>) -> vec4<f32> {
+fn addend_at(i: u32) -> element_addend4 {
     var j = i;
     if REPEATS {
         j = i % ADDEND;
     }
-    return as_stored(stored + vec4<f32>(addend[j]));
+    return addend[j];
+}
+
+fn with_addend(stored: vec4<f32>, added: element_addend4) -> vec4<f32> {
+    return as_stored(stored + vec4<f32>(added));
 }

@@ -9,6 +9,7 @@ use super::attend::attend;
 use super::batch::batch;
 use super::join::join;
 use super::lookup::look_up;
+use super::norm::norm;
 use super::pad::pad;
 use super::rebuild::{Rebuild, constants_first, prune};
 use super::requantize::requantize;
@@ -56,9 +57,9 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     batch(&join(&pad(&requantize(&graph, trainable))), trainable)
 }
 
-/// [`fuse`], and what is faster on a device: attention on codes in one kernel.
+/// [`fuse`], and what is faster on a device: attention on codes in one kernel, and layers on codes with the norms behind them.
 pub fn fuse_for(graph: &Graph, device: &Capabilities) -> Graph {
-    attend(&fuse(graph, &|_| false), device)
+    norm(&attend(&fuse(graph, &|_| false), device), device)
 }
 
 struct Fusion<'a> {

@@ -21,6 +21,7 @@ mod interpret;
 mod join;
 mod lookup;
 mod memory;
+mod norm;
 mod op;
 mod pad;
 mod params;

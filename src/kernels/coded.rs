@@ -133,25 +133,32 @@ impl Coded {
     /// rounding barrier, and `words`, how many vec4s of results there are.
     fn store(&self, dispatch: Dispatch, operands: &Operands<'_, TensorType>, y: TensorType) -> Dispatch {
         let Operands { of, addend, states } = operands;
-        let levels = self.quantizers[0].levels();
         let at_state = 1 + of.len() + usize::from(addend.is_some());
         let at_y = at_state + states.len();
+        let dispatch = dispatch.bind((0..at_y - 1).collect::<Vec<_>>()).constant("AT_STATE", at_state).part(if states.len() > 1 {
+            wgsl!("store/two_states.wgsl")
+        } else {
+            wgsl!("store/state.wgsl")
+        });
+        self.store_under(dispatch, addend.map(|addend| (*addend, at_state - 1)), at_y, y)
+    }
+
+    /// The same for a kernel that also has the states of the quantizers, `state_of(q)`, with what is added and where it is bound.
+    pub(super) fn store_under(&self, dispatch: Dispatch, addend: Option<(TensorType, usize)>, at_y: usize, y: TensorType) -> Dispatch {
+        let levels = self.quantizers[0].levels();
         let dispatch = dispatch
-            .bind((0..at_y - 1).collect::<Vec<_>>())
-            .constant("AT_STATE", at_state)
             .constant("AT_CODES", at_y + usize::from(self.keep))
             .constant("QUANTIZERS", self.quantizers.len())
             .constant("PLAIN", self.quantizers.len() - self.of_sum)
             .constant("HALF", 1 << (levels.bits - 1))
-            .constant("OFFSET", levels.offset() as usize)
-            .part(if states.len() > 1 { wgsl!("store/two_states.wgsl") } else { wgsl!("store/state.wgsl") });
+            .constant("OFFSET", levels.offset() as usize);
         let dispatch = match addend {
             None => dispatch.part(wgsl!("store/no_sum.wgsl")),
-            Some(addend) => {
+            Some((addend, at_addend)) => {
                 let repeats = addend.shape.len() < y.shape.len();
                 dispatch
                     .element("element_addend", addend.dtype)
-                    .constant("AT_ADDEND", at_state - 1)
+                    .constant("AT_ADDEND", at_addend)
                     .flag("REPEATS", repeats)
                     // A kernel of its own for each length only where it needs one.
                     .constant("ADDEND", if repeats { addend.shape.len() / 4 } else { 1 })

@@ -88,7 +88,13 @@ pub fn prove(gpu: &Gpu) -> Result<Option<String>> {
     if !gpu.capabilities().allows(Tier::Matrix) {
         return Ok(None);
     }
-    let cases = [linear::matrix_case(), integer::matrix_case(), heads::matrix_case(), integer_attention::matrix_case()];
+    let cases = [
+        linear::matrix_case(),
+        integer::matrix_case(),
+        integer::normed_matrix_case(),
+        heads::matrix_case(),
+        integer_attention::matrix_case(),
+    ];
     let needs_proof = |kernel: &Dispatch| kernel.tier == Tier::Matrix;
     let proof = subject_of_proof(gpu, &cases, &needs_proof);
     if gpu.disk().is_proved(&proof) {

@@ -129,8 +129,7 @@ impl Arithmetic {
         let mut inputs = vec![0, 1, scale.unwrap_or(Self::X_STATE), shift.unwrap_or(Self::X_STATE)];
         // Codes alone are rounded to the type without having it.
         let has_floats = residual.is_some() || self.requantize.is_none_or(|r| r.keep);
-        let mut dispatch = self.epilogue.constants(dispatch.element("element_y", if has_floats { self.to } else { DType::F32 }));
-        dispatch = dispatch.flag("IN_PARTS", terms > self.bits.exact_terms()).flag("ARE_SMALL", 4 * terms <= self.bits.exact_terms());
+        let mut dispatch = self.finished(dispatch.element("element_y", if has_floats { self.to } else { DType::F32 }), terms);
         if x_state {
             inputs.push(Self::X_STATE);
             dispatch = dispatch.constant("AT_STATE", inputs.len());
@@ -150,6 +149,12 @@ impl Arithmetic {
         let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
         dispatch = self.store(dispatch, products, n, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
         dispatch.bind(inputs)
+    }
+
+    /// Adds what `common/finished.wgsl` wants, for sums of so many products.
+    pub(super) fn finished(self, dispatch: Dispatch, terms: usize) -> Dispatch {
+        let exact = self.bits.exact_terms();
+        self.epilogue.constants(dispatch).flag("IN_PARTS", terms > exact).flag("ARE_SMALL", 4 * terms <= exact)
     }
 
     /// Adds the piece that stores results, whose bindings begin with `first`.

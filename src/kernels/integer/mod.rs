@@ -22,6 +22,7 @@ mod conv;
 mod depthwise;
 mod gradient;
 mod linear;
+mod linear_norm;
 mod matrix;
 mod product;
 mod scale;
@@ -32,6 +33,8 @@ pub use conv::IntegerConv;
 pub use depthwise::IntegerDepthwise;
 pub use gradient::IntegerWeightGradient;
 pub use linear::IntegerLinear;
+pub use linear_norm::IntegerLinearNorm;
+pub(crate) use linear_norm::matrix_case as normed_matrix_case;
 pub use scale::{IntegerNorm, IntegerScale};
 
 use crate::graph::check::{Case, noise};
@@ -123,7 +126,8 @@ pub(crate) fn matrix_case() -> Case {
 
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
-    [linear::cases(), conv::cases(), depthwise::cases(), scale::cases(), arena_scales::cases(), gradient::cases()].concat()
+    [linear::cases(), linear_norm::cases(), conv::cases(), depthwise::cases(), scale::cases(), arena_scales::cases(), gradient::cases()]
+        .concat()
 }
 
 /// Codes of so many bits, all of them with the same chance.
