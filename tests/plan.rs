@@ -15,8 +15,9 @@ use qdetr::kernels::position::Valid;
 use qdetr::models::config::{Attention, Backbone, Block, ResNet};
 use qdetr::models::smca::Image;
 use qdetr::models::transformer::{Tokens, decoder, encoder};
-use qdetr::models::{BatchSize, Detector, ModelConfig, Results, detector, detr};
+use qdetr::models::{BatchSize, Detector, ModelConfig, Results, Session, detector, detr};
 use qdetr::nn::{Net, Precision};
+use qdetr::quant::Quantization;
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{DType, Host, TensorType};
 use std::time::{Duration, Instant};
@@ -86,6 +87,33 @@ fn a_plan_computes_what_the_interpreter_computes() {
     assert_eq!(found.len(), 10);
     for (name, expected) in &expected {
         compare(&found[name], expected, Tolerance::of(1e-4)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[test]
+fn in_less_memory_the_first_layers_run_on_parts_of_the_batch() {
+    for bits in [None, Some("4-4-8")] {
+        let config = ModelConfig { quantization: bits.map(|bits| Quantization::new(bits.parse().expect("bits"))), ..small() };
+        let (given, inputs) = ((size(4, 61, 83), Entry::Floats), padded_inputs(size(4, 61, 83)));
+        let params = hashed::params(&detector::specs(&config).expect("a good configuration"));
+        let session = |memory| {
+            let config = config.clone();
+            let build = move |given| detr(&config, given, Precision::F32, Results::Answers).into_parts().0;
+            Session::new(gpu(), params.clone(), build).expect("a session").with_memory(memory)
+        };
+        let mut whole = session(None);
+        let taken = whole.plan(given).expect("a plan").memory().total();
+        let mut parts = session(Some(taken * 4 / 5));
+        let memory = parts.plan(given).expect("a plan in parts").memory().total();
+        assert!(memory <= taken * 4 / 5, "{bits:?}: {memory} of {taken}");
+        let inputs = || inputs.iter().map(|(name, host)| (name.as_str(), host));
+        let (expected, found) = (whole.call(given, inputs()).expect("a run"), parts.call(given, inputs()).expect("a run"));
+        assert!(!expected.is_empty() && expected.len() == found.len());
+        for (name, expected) in &expected {
+            compare(&found[name], expected, Tolerance::of(1e-5)).unwrap_or_else(|e| panic!("{bits:?} {name}: {e}"));
+        }
+        let refused = session(Some(1000)).plan(given).expect_err("too little").to_string();
+        assert!(refused.contains("4 × 61 × 83") && refused.contains("1000 are allowed"), "{refused}");
     }
 }
 

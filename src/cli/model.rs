@@ -41,6 +41,10 @@ pub(crate) struct ModelArgs {
     /// What to compute in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
+    /// Most device memory to take, such as 300MB: where a batch would take more, the first layers run on parts of it one after the
+    /// other, which takes longer
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    memory: Option<usize>,
 }
 
 /// A model in host memory.
@@ -52,6 +56,8 @@ pub(crate) struct Model {
     /// What of it is random, if anything.
     pub(crate) random: Option<&'static str>,
     pub(crate) precision: Precision,
+    /// Bytes of the device that it may take.
+    memory: Option<usize>,
 }
 
 impl ModelArgs {
@@ -65,7 +71,7 @@ impl ModelArgs {
             }
             (None, None) => (BUILT_IN.to_owned(), whole(Path::new(BUILT_IN), weights::parse(BLOOD_CELLS, Path::new(BUILT_IN))?)?),
         };
-        Ok(Model { name, config, params, random: None, precision: self.precision })
+        Ok(Model { name, config, params, random: None, precision: self.precision, memory: self.memory })
     }
 
     /// As [`ModelArgs::load`], with a preset for when neither is named.
@@ -88,7 +94,7 @@ impl ModelArgs {
             params.extend(weights::fit(mobilenet()?, backbone, Extras::Ignore)?);
         }
         let random = Some(if trained_backbone { "its transformer is untrained" } else { "its weights are random" });
-        Ok(Model { name: preset.to_owned(), config, params, random, precision: self.precision })
+        Ok(Model { name: preset.to_owned(), config, params, random, precision: self.precision, memory: self.memory })
     }
 }
 
@@ -114,7 +120,7 @@ pub(crate) fn mobilenet() -> Result<Checkpoint> {
 impl Model {
     /// The model on a device.
     pub(crate) fn detector(self, gpu: &Gpu, results: Results) -> Result<Detector> {
-        Detector::new(gpu, self.config, self.params, self.precision, results)
+        Ok(Detector::new(gpu, self.config, self.params, self.precision, results)?.with_memory(self.memory))
     }
 }
 
@@ -167,6 +173,14 @@ impl SizeArgs {
     }
 }
 
+/// Bytes, as a number or with a unit as our reports have it.
+fn memory(text: &str) -> Result<usize, String> {
+    let units = [("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
+    let (number, unit) = units.into_iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit))).unwrap_or((text, 1.0));
+    let bytes = number.trim().parse::<f64>().ok().map(|n| n * unit).filter(|n| (1.0..=1e15).contains(n));
+    bytes.map(|n| n as usize).ok_or_else(|| "want bytes, such as 300MB or 1.5GB".into())
+}
+
 fn extent(text: &str) -> Result<[usize; 2], String> {
     let side = |text: &str| text.parse().ok().filter(|n| (1..=1 << 16).contains(n));
     let sides = text.split_once(['x', '×']).and_then(|(height, width)| Some([side(height)?, side(width)?]));
@@ -176,6 +190,16 @@ fn extent(text: &str) -> Result<[usize; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_has_a_unit_or_is_bytes() {
+        for (text, bytes) in [("300MB", 300_000_000), ("1.5 GB", 1_500_000_000), ("20kB", 20_000), ("7B", 7), ("4096", 4096)] {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "MB", "-1MB", "0", "nanGB", "infGB", "1e30", "300 MiB", "much"] {
+            assert!(memory(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_are_height_by_width() {

@@ -1,7 +1,7 @@
 //! Tensors one behind the other along the first dimension, and parts of one.
 //!
 //! Shapes: inputs `[A, ..]`, `[B, ..]`, … alike but for the first dimension, y `[A + B + …, ..]`; a slice is `[rows, ..]`. All of one
-//! float type; codes i8 of whole words can be joined too. The gradient of each is made of the other.
+//! type; codes i8 in whole words. The gradient of each is made of the other.
 
 use super::rows::width_of;
 use crate::gpu::{Capabilities, Dispatch, Words};
@@ -48,13 +48,9 @@ impl Op for Concat {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         assert!((1..=MOST).contains(&inputs.len()), "concat: wants 1 to {MOST} inputs, found {}", inputs.len());
-        let can_be = |ty: &TensorType| ty.dtype.is_float() || ty.dtype == DType::I8 && ty.shape.len().is_multiple_of(4);
+        let can_be = |ty: &TensorType| ty.dtype != DType::I8 || ty.shape.len().is_multiple_of(4);
         let same = |ty: &TensorType| can_be(ty) && ty.dtype == inputs[0].dtype && ty.shape.dims()[1..] == inputs[0].shape.dims()[1..];
-        assert!(
-            inputs.iter().all(same),
-            "concat: wants floats alike but for the first dimension, or codes in words, found {}",
-            ids(inputs)
-        );
+        assert!(inputs.iter().all(same), "concat: wants tensors alike but for the first dimension, codes in words, found {}", ids(inputs));
         let rows = inputs.iter().map(|ty| ty.shape.dims()[0]).sum();
         vec![TensorType { shape: inputs[0].shape.with_first(rows), ..inputs[0] }]
     }
@@ -64,7 +60,6 @@ impl Op for Concat {
     }
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let row = if inputs[0].dtype == DType::I8 { 1 } else { inputs[0].shape.len() / inputs[0].shape.dims()[0] };
         let kernel = |width: usize| {
             let mut end = 0;
             let mut ends: Vec<usize> = inputs
@@ -83,7 +78,8 @@ impl Op for Concat {
                 .params(Words::of(ends))
                 .over_items(as_words(outputs[0]).1 / width, GROUP)
         };
-        width_of(row).map(kernel).collect()
+        // All are multiples of four.
+        width_of(inputs.iter().fold(0, |all, ty| all | as_words(*ty).1)).map(kernel).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -105,8 +101,10 @@ impl Op for Slice {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [x] = inputs else { panic!("slice: wants one input, found {}", ids(inputs)) };
-        let inside = x.dtype.is_float() && self.rows > 0 && self.first + self.rows <= x.shape.dims()[0];
-        assert!(inside, "slice: {x} has no rows {} .. {} of floats", self.first, self.first + self.rows);
+        let row = x.shape.len() / x.shape.dims()[0];
+        let in_words = x.dtype != DType::I8 || [x.shape.len(), self.first * row, self.rows * row].iter().all(|n| n.is_multiple_of(4));
+        let inside = in_words && self.rows > 0 && self.first + self.rows <= x.shape.dims()[0];
+        assert!(inside, "slice: {x} has no rows {} .. {}, in words if they are codes", self.first, self.first + self.rows);
         vec![TensorType { shape: x.shape.with_first(self.rows), ..*x }]
     }
 
@@ -117,15 +115,17 @@ impl Op for Slice {
 
     fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let row = inputs[0].shape.len() / inputs[0].shape.dims()[0];
+        let a_word = if inputs[0].dtype == DType::I8 { 4 } else { 1 };
+        let ((dtype, n), first) = (as_words(outputs[0]), self.first * row / a_word);
         let kernel = |width: usize| {
-            let n = outputs[0].shape.len() / width;
             Dispatch::new(wgsl!("concat/slice.wgsl"), 1)
-                .wide("wide", inputs[0].dtype, width)
+                .wide("wide", dtype, width)
                 .constant("GROUP", GROUP)
-                .params(Words::of([n, self.first * row / width]))
-                .over_items(n, GROUP)
+                .params(Words::of([n / width, first / width]))
+                .over_items(n / width, GROUP)
         };
-        width_of(row).map(kernel).collect()
+        // Both are multiples of four.
+        width_of(n | first).map(kernel).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
@@ -194,7 +194,10 @@ pub fn cases() -> Vec<Case> {
         cases.extend(all);
     }
     let codes = [[3, 20], [1, 20], [6, 20]].map(|shape| Host::i8(shape, (0..20 * shape[0]).map(|i| (i * 37 % 256) as u8 as i8).collect()));
-    cases.push(Case::new(Concat, codes.to_vec(), Tolerance::EXACT));
+    let sizes = [[2, 2], [1, 2]].map(|shape| Host::u32(shape, (0..2 * shape[0] as u32).map(|i| i * 0x4000_0001).collect()));
+    let slices = [(&codes[2], 1, 3), (&codes[0], 2, 1), (&sizes[0], 1, 1)];
+    cases.extend(slices.map(|(x, first, rows)| Case::new(Slice { first, rows }, vec![x.clone()], Tolerance::EXACT)));
+    cases.extend([codes.to_vec(), sizes.to_vec()].map(|inputs| Case::new(Concat, inputs, Tolerance::EXACT)));
     cases
 }
 

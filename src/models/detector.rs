@@ -68,6 +68,11 @@ impl Detector {
         Ok(Self { config, session, precision })
     }
 
+    /// The same, of which every plan takes at most so many bytes: see [`Session::with_memory`].
+    pub fn with_memory(self, bytes: Option<usize>) -> Self {
+        Self { session: self.session.with_memory(bytes), ..self }
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config

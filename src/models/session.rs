@@ -2,11 +2,12 @@
 //! parameters and scratch.
 
 use super::{BatchSize, Given};
-use crate::Result;
 use crate::data::Pictures;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse_for};
+use crate::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse_for, within};
 use crate::tensor::{DType, Host};
+use crate::{Error, Result};
+use std::borrow::Cow;
 use std::fmt;
 
 /// Plans kept, those used last: each holds its inputs, its outputs and its bind groups.
@@ -21,6 +22,8 @@ pub struct Session {
     values: Values,
     params: Params,
     scratch: Scratch,
+    /// Bytes of the device that a plan may take.
+    memory: Option<usize>,
     /// The one used last is last.
     plans: Vec<(Given, Plan)>,
 }
@@ -33,7 +36,13 @@ impl Session {
     pub fn new(gpu: &Gpu, values: Values, build: impl Fn(Given) -> Graph + Send + 'static) -> Result<Self> {
         let values: Values = values.into_iter().map(|(name, host)| (name, host.cast(DType::F32))).collect();
         let params = Params::upload(gpu, &Values::new())?;
-        Ok(Self { gpu: gpu.clone(), build: Box::new(build), values, params, scratch: Scratch::default(), plans: Vec::new() })
+        Ok(Self { gpu: gpu.clone(), build: Box::new(build), values, params, scratch: Scratch::default(), memory: None, plans: Vec::new() })
+    }
+
+    /// The same, of which every plan takes at most so many bytes of the device, parameters and inputs included: where it would take more,
+    /// the first layers run on parts of the batch, which takes longer.
+    pub fn with_memory(self, bytes: Option<usize>) -> Self {
+        Self { memory: bytes, ..self }
     }
 
     /// The device.
@@ -44,7 +53,7 @@ impl Session {
     /// The plan for a size and an entry, compiled now if there is none: its memory is known and held from here on, before any run.
     ///
     /// # Errors
-    /// As [`Plan::compile`].
+    /// As [`Plan::compile`]; [`Error::OutOfMemory`] where no plan takes as few bytes as [`Session::with_memory`] allows.
     ///
     /// # Panics
     /// When a parameter of the network has no value.
@@ -86,19 +95,34 @@ impl Session {
     }
 
     fn compile(&mut self, given: Given) -> Result<Plan> {
-        let graph = fuse_for(&(self.build)(given), self.gpu.capabilities());
+        let graph = self.fused(given);
         let folded = fold(&graph, &|_| false);
         let missing = folded.evaluate(&self.values, &|name| !self.params.contains(name));
         if !missing.is_empty() {
             self.params = self.params.extend(&self.gpu, &missing)?;
         }
         let replaced = self.scratch.replaced();
-        let plan = Plan::compile(&self.gpu, &folded.graph, &self.params, &mut self.scratch, PlanOptions::default())?;
+        let graph = self.within_memory(&folded.graph, given)?;
+        let plan = Plan::compile(&self.gpu, &graph, &self.params, &mut self.scratch, PlanOptions::default())?;
         if self.scratch.replaced() > replaced {
             // Older plans would keep the smaller scratch alive.
             self.plans.clear();
         }
         Ok(plan)
+    }
+
+    /// The graph, or another one that takes no more memory than allowed.
+    fn within_memory<'a>(&self, graph: &'a Graph, (size, entry): Given) -> Result<Cow<'a, Graph>> {
+        let Some(bytes) = self.memory else { return Ok(Cow::Borrowed(graph)) };
+        let of = |images| fold(&self.fused((BatchSize { images, ..size }, entry)), &|_| false).graph;
+        within(graph, size.images, bytes, of).map(Cow::Owned).map_err(|least| {
+            let advice = "allow more, or give fewer pictures at once";
+            Error::OutOfMemory(format!("a batch of {size} takes {least} bytes at least, {bytes} are allowed; {advice}"))
+        })
+    }
+
+    fn fused(&self, given: Given) -> Graph {
+        fuse_for(&(self.build)(given), self.gpu.capabilities())
     }
 }
 
