@@ -96,6 +96,8 @@ const WITHOUT: &[(&str, &str)] = &[
     ("square_sums", "optimizer"),
     ("state_gradients", "backward"),
     ("unary_backward", "backward"),
+    ("value_mix", "backward"),
+    ("value_scores", "backward"),
 ];
 
 /// Step of the differences: a power of two, so that `x ± step` is exact.

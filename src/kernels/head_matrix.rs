@@ -1,4 +1,4 @@
-//! The kernels on cooperative matrices behind the ops of [`heads`](super::heads): which products they take, and on which tiles. Products of
+//! The kernels on cooperative matrices behind the ops of [`heads`](super::heads) and [`head_values`](super::head_values): which products they take, and on which tiles. Products of
 //! codes have [better ones](super::head_packed).
 //!
 //! All subgroups of a workgroup have 32 × 32 results each. A result that is no wider than that, as a head's mix is, and one with too few
@@ -21,9 +21,10 @@ struct Variant {
     slice: usize,
 }
 
-/// The kernels on this device, best first; none where it has no cooperative matrices, or the operands are no halves.
+/// The kernels on this device, best first; none where it has no cooperative matrices, or the operands are no halves, nor the one halves and the other codes.
 pub(super) fn kernels(product: &HeadProduct, device: &Capabilities) -> Vec<Dispatch> {
-    if [product.left.dtype, product.right.dtype] != [DType::F16; 2] || !device.allows(Tier::Matrix) {
+    let halves = [product.left.dtype, product.right.dtype].map(|dtype| dtype == DType::F16);
+    if product.y.dtype != DType::F16 || halves == [false; 2] || !device.allows(Tier::Matrix) {
         return Vec::new();
     }
     let has_room = |variant: &Variant| variant.bytes(product) <= device.workgroup_memory as usize;
@@ -71,12 +72,17 @@ fn kernel(product: &HeadProduct, variant: Variant) -> Dispatch {
             .constant(&format!("STAGED_{staged}"), rows)
             .constant(&format!("CHUNKS_{staged}"), chunks)
             .constant(&format!("ROWS_{staged}"), if operand.along_k { rows * chunks / LANES } else { 1 })
-            .flag(&format!("{name}_SHIFTS"), operand.width < 2);
+            .flag(&format!("{name}_SHIFTS"), operand.width * operand.dtype.size() < 4);
+    }
+    let on_codes = [product.left, product.right].map(|operand| operand.dtype == DType::I8);
+    if on_codes.contains(&true) {
+        dispatch = dispatch.part(wgsl!("heads/chunk_values.wgsl"));
     }
     dispatch = dispatch
         .part(wgsl!("gemm/slices.wgsl"))
         .part(wgsl!("heads/chunks.wgsl"))
-        .part(wgsl!("heads/chunks_halves.wgsl"))
+        .part(if on_codes[0] { wgsl!("heads/left_values.wgsl") } else { wgsl!("heads/left_halves.wgsl") })
+        .part(if on_codes[1] { wgsl!("heads/right_values.wgsl") } else { wgsl!("heads/right_halves.wgsl") })
         .part(if product.left.width >= 8 { wgsl!("heads/left_eights.wgsl") } else { wgsl!("heads/left_words.wgsl") })
         .part(if product.right.width >= 8 { wgsl!("heads/right_eights.wgsl") } else { wgsl!("heads/right_words.wgsl") })
         .part(match width {
