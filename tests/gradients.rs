@@ -64,6 +64,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("depthwise_weight_gradient", "backward"),
     ("dequantize", "of integers; the gradient of codes is that of their values"),
     ("distance_backward", "backward"),
+    ("dropout_codes", "appears when graphs are fused"),
     ("focal_backward", "backward"),
     ("frozen_norm", "its inputs are frozen"),
     ("integer_attention", "appears when graphs are fused"),
