@@ -13,8 +13,6 @@ use crate::wgsl;
 pub(super) const BUSY: usize = 260;
 /// k of a slice of the portable kernel: as many as there is room for, since a mix of few tiles waits for each slice.
 const TILES_K: [usize; 3] = [64, 32, 16];
-/// Terms of a sum that is too short for cooperative matrices: with the 32 channels of a head, what counts is how maps are written.
-const SHORT: usize = 32;
 /// Bytes of workgroup memory that WebGPU guarantees.
 const ROOM: usize = 16 << 10;
 /// Products of two differences of codes, of up to 255 each, whose sum f32 holds exactly: whole slices, at most 2^24 / 255².
@@ -132,13 +130,9 @@ fn read(dispatch: Dispatch, name: &str, operand: Operand, [codes, vec4, scalar]:
 impl HeadProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let [best, other] = self.choices().map(|tile| self.tiled(tile));
-        // In any case the last one runs everywhere.
-        if self.is_on_codes() {
-            return [head_packed::kernels(self, device), vec![best, other]].concat();
-        }
-        let matrix = head_matrix::kernels(self, device);
-        if self.extents[2] <= SHORT { [vec![best], matrix, vec![other]].concat() } else { [matrix, vec![best, other]].concat() }
+        let better = if self.is_on_codes() { head_packed::kernels(self, device) } else { head_matrix::kernels(self, device) };
+        // The last one runs everywhere.
+        [better, self.choices().map(|tile| self.tiled(tile)).into()].concat()
     }
 
     /// Whether the operands are codes, whose states are inputs 2 and 3.
