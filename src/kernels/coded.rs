@@ -6,8 +6,8 @@
 //! not: what is computed is what the producer, the sum and the quantizers compute one after the other.
 //!
 //! Behind a softmax or a dropout there is one quantizer, which may have a step size for each head. Behind other producers each has one
-//! step size and they have the same levels. Their states are one tensor of a row each, or two tensors of one row. It appears when graphs are fused,
-//! after their backward.
+//! step size and they have the same levels. Their states are one tensor of a row each, or two tensors of one row. It appears when
+//! graphs are fused, after their backward.
 
 use super::binary::Binary;
 use super::dropout::Dropout;

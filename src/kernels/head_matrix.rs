@@ -1,5 +1,5 @@
-//! The kernels on cooperative matrices behind the ops of [`heads`](super::heads) and [`head_values`](super::head_values): which products they take, and on which tiles. Products of
-//! codes have [better ones](super::head_packed).
+//! The kernels on cooperative matrices behind the ops of [`heads`](super::heads) and [`head_values`](super::head_values): which products
+//! they take, and on which tiles. Products of codes have [better ones](super::head_packed).
 //!
 //! All subgroups of a workgroup have 32 × 32 results each. A result that is no wider than that, as a head's mix is, and one with too few
 //! tiles for a large GPU, lets them share the sums instead: each multiplies its part of every slice of k.
@@ -39,7 +39,7 @@ struct Variant {
     slice: usize,
 }
 
-/// The kernels on this device, best first; none where it has no cooperative matrices, or the operands are no halves, nor the one halves and the other codes.
+/// The kernels on this device, best first; none where it has no cooperative matrices, or neither operand is halves.
 pub(super) fn kernels(product: &HeadProduct, device: &Capabilities) -> Vec<Dispatch> {
     let halves = [product.left.dtype, product.right.dtype].map(|dtype| dtype == DType::F16);
     if product.y.dtype != DType::F16 || halves == [false; 2] || !device.allows(Tier::Matrix) {

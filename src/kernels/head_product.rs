@@ -1,5 +1,5 @@
-//! The kernels behind the ops of [`heads`](super::heads), [`head_codes`](super::head_codes) and [`head_values`](super::head_values): one tiled product
-//! `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
+//! The kernels behind the ops of [`heads`](super::heads), [`head_codes`](super::head_codes) and [`head_values`](super::head_values): one
+//! tiled product `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
 
 use super::dropout::Dropout;
 use super::quantize::Levels;

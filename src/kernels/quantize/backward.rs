@@ -39,7 +39,7 @@ pub struct QuantizeBackward {
     pub added: bool,
     /// What gave x: d_x is the gradient of its input.
     pub activation: Activation,
-    /// Factor of what goes through it.
+    /// Factor of what goes through that: a ReLU's, where a dropout is behind it.
     pub factor: f32,
 }
 
@@ -117,6 +117,7 @@ impl Op for QuantizeBackward {
         let others: &[TensorType] = if self.added { &[*x] } else { &[] };
         let fits = other == others
             && (self.d_x || !self.added)
+            && (self.factor == 1.0 || self.activation == Activation::Relu)
             && x.dtype.is_float()
             && divides(self.inner, x.shape, *state)
             && d.dtype.is_float()
