@@ -64,6 +64,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("depthwise_weight_gradient", "backward"),
     ("dequantize", "of integers; the gradient of codes is that of their values"),
     ("distance_backward", "backward"),
+    ("dropout_codes", "appears when graphs are fused"),
     ("focal_backward", "backward"),
     ("frozen_norm", "its inputs are frozen"),
     ("integer_attention", "appears when graphs are fused"),
@@ -97,6 +98,8 @@ const WITHOUT: &[(&str, &str)] = &[
     ("square_sums", "optimizer"),
     ("state_gradients", "backward"),
     ("unary_backward", "backward"),
+    ("value_mix", "backward"),
+    ("value_scores", "backward"),
 ];
 
 /// Step of the differences: a power of two, so that `x ± step` is exact.

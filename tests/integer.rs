@@ -7,9 +7,10 @@ use common::gpu;
 use qdetr::graph::check::noise;
 use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, interpret};
 use qdetr::kernels::conv::Window;
+use qdetr::kernels::head_codes::{self, HeadCodes};
 use qdetr::kernels::integer::{self, Codes};
-use qdetr::kernels::quantize::{Levels, quantize, quantizer_state};
-use qdetr::kernels::{binary, reduce};
+use qdetr::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
+use qdetr::kernels::{binary, heads, reduce};
 use qdetr::tensor::compare::{Tolerance, compare_floats};
 use qdetr::tensor::{DType, Host, TensorType};
 
@@ -206,6 +207,55 @@ fn what_stands_for_zero_is_padding() {
         for found in [interpret(&graph, &values, &Values::new()), run(&graph, &values, 0), run(&graph, &values, PORTABLE)] {
             let found = found["y"].to_f32();
             assert!(found.iter().all(|v| v.abs() < 1e-5), "{layer:?}: {found:?}");
+        }
+    }
+}
+
+/// The gradients of the operands of attention's two products, which are codes: by kernels that read codes, or on their values in memory.
+fn head_gradients(on_codes: bool, to: DType, [n, s, depth]: [usize; 3]) -> Graph {
+    const HEADS: usize = 3;
+    let mut g = Graph::new();
+    let mut operand = |shape: &[usize], inner: usize, seed: u64| {
+        let alpha = g.constant(Host::f32([HEADS], vec![0.011, 0.007, 0.009]));
+        let zero = g.constant(Host::f32([HEADS], vec![5.0, -70.0, 31.0]));
+        let (x, levels) = (g.constant(noise(shape, seed)), Levels::new(8, true));
+        let state = quantizer_state(&mut g, alpha, Some(zero), levels);
+        (HeadCodes { codes: quantize(&mut g, x, state, levels, inner), state }, inner)
+    };
+    let q = operand(&[2, n, HEADS * depth], depth, 1);
+    let [k, v] = [2, 3].map(|seed| operand(&[2, s, HEADS * depth], depth, seed));
+    let p = operand(&[2, HEADS, n, s], n * s, 4);
+    let [scores, mix] = if on_codes {
+        [head_codes::scores(&mut g, q.0, k.0, HEADS, to), head_codes::mix(&mut g, p.0, v.0, to)]
+    } else {
+        let [q, k, p, v] = [q, k, p, v].map(|(HeadCodes { codes, state }, inner)| dequantize(&mut g, codes, state, inner, to));
+        [heads::scores(&mut g, q, k, HEADS), heads::mix(&mut g, p, v, None)]
+    };
+    let [a, b] = [scores, mix].map(|y| {
+        let weights = g.constant(noise(g.shape(y).dims(), 9).cast(to));
+        let products = binary::mul(&mut g, y, weights);
+        reduce::total(&mut g, products)
+    });
+    let loss = binary::add(&mut g, a, b);
+    let gradients = g.backward(loss, &[q, k, v, p].map(|(operand, _)| operand.codes));
+    for (name, gradient) in ["d_q", "d_k", "d_v", "d_p"].into_iter().zip(gradients) {
+        g.output(name, gradient.expect("a gradient"));
+    }
+    g
+}
+
+#[test]
+fn gradients_of_attention_on_codes_are_to_the_bit_those_on_values_in_memory() {
+    let sizes = [[9, 14, 8], [65, 67, 5]];
+    for (to, size) in [DType::F32, DType::F16].into_iter().flat_map(|to| sizes.map(|size| (to, size))) {
+        let [codes, values] = [true, false].map(|on_codes| head_gradients(on_codes, to, size));
+        let dequantizers = |g: &Graph| g.nodes().iter().filter(|node| node.op.name() == "dequantize").count();
+        assert_eq!([&codes, &values].map(dequantizers), [0, 4]);
+        for variant in [0, PORTABLE] {
+            let [found, expected] = [&codes, &values].map(|graph| run(graph, &Values::new(), variant));
+            for (name, expected) in &expected {
+                assert!(found[name].as_bytes() == expected.as_bytes(), "{name} {to} {size:?}, kernel {variant}");
+            }
         }
     }
 }

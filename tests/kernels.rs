@@ -53,6 +53,7 @@ families!(
     depthwise,
     dropout,
     head_codes,
+    head_values,
     heads,
     integer,
     integer_attention,

@@ -1,7 +1,7 @@
 #import common/index.wgsl
 #import common/dropout.wgsl
 
-// y = x / (1 - p) where it is kept, 0 elsewhere; one invocation a number or a vec4 of numbers.
+// y = x / (1 - p) where it is kept, 0 elsewhere; one invocation a number or a vec4 of numbers. A piece stores the results.
 
 struct Params {
     n: u32,
@@ -14,7 +14,16 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<wide_x>;
 @group(0) @binding(2) var<storage, read> seed: array<u32>;
-@group(0) @binding(3) var<storage, read_write> y: array<wide_x>;
+
+// The zero of a rounding barrier.
+fn no_bits() -> u32 {
+    return p.n >> 31u;
+}
+
+// Vectors of results.
+fn words() -> u32 {
+    return p.n;
+}
 
 @compute @workgroup_size(GROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -24,5 +33,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     let keys = dropout_keys(seed[0], p.salt);
     let scaled = wide(x[i]) * p.scale;
-    y[i] = wide_x(select(wide(), scaled, kept(i, keys)));
+    store(i, select(wide(), scaled, kept(i, keys)));
 }

@@ -78,20 +78,20 @@ fn load_w(row: Span, tap: Span) -> Raw {
     return load_right(select(0u, row.offset + tap.offset, count > 0u), count);
 }
 
-// The last word that elements which count are in.
-fn last_word(at: u32, count: u32) -> u32 {
-    return (at + max(count, 1u) - 1u) / PER_WORD;
-}
-
 // The words as they would be if the chunk began with one.
-fn words_of(raw: Raw, shifts: bool) -> vec4<u32> {
+fn words_of(raw: Raw, shifts: bool, per_word: u32) -> vec4<u32> {
     if !shifts {
         return raw.words;
     }
-    let shift = raw.at % PER_WORD * (32u / PER_WORD);
+    let shift = raw.at % per_word * (32u / per_word);
     let next = vec4<u32>(raw.words.yzw, raw.behind);
     // In two steps: there is no shift by 32.
     return (raw.words >> vec4<u32>(shift)) | (next << vec4<u32>(31u - shift) << vec4<u32>(1u));
+}
+
+// Four halves. Exact, and no instruction once compiled: WGSL's bitcast does not know f16 vectors in naga 30.
+fn floats(words: vec2<u32>) -> vec4<f16> {
+    return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
 }
 
 // Four elements of which the first `count` count.

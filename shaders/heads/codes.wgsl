@@ -27,8 +27,13 @@ fn prepare(head: u32) {
 }
 
 // Nothing is dropped from codes.
-fn kept(v: vec4<f32>, at: u32) -> vec4<f32> {
-    return v;
+fn kept(at: u32) -> vec4<bool> {
+    return vec4<bool>(true);
+}
+
+// What is multiplied.
+fn operand_of(difference: vec4<f32>) -> vec4<f32> {
+    return difference;
 }
 
 fn floats_of(total: Total) -> vec4<f32> {

@@ -16,12 +16,12 @@ fn prepare(head: u32) {
     }
 }
 
-// Four elements of the left operand, the first of them at `at`, zeros where they are dropped.
-fn kept(v: vec4<f32>, at: u32) -> vec4<f32> {
+// Which of four elements of the left operand, the first of them at `at`, are not dropped.
+fn kept(at: u32) -> vec4<bool> {
     if DROP_LEFT {
-        return select(vec4<f32>(), v, are_kept(at, keys, p.threshold));
+        return are_kept(at, keys, p.threshold);
     }
-    return v;
+    return vec4<bool>(true);
 }
 
 fn floats_of(total: Total) -> vec4<f32> {

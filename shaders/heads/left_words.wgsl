@@ -2,11 +2,11 @@
 
 // Eight neighbouring elements from anywhere, as far as they count.
 fn load_left(at: u32, count: u32) -> Raw {
-    let first = at / PER_WORD;
-    let last = last_word(at, count);
+    let first = at / PER_WORD_LEFT;
+    let last = (at + max(count, 1u) - 1u) / PER_WORD_LEFT;
     var words = vec4<u32>(left[first], left[min(first + 1u, last)], left[min(first + 2u, last)], 0u);
     var behind = 0u;
-    if PER_WORD == 2u {
+    if PER_WORD_LEFT == 2u {
         words.w = left[min(first + 3u, last)];
         behind = left[min(first + 4u, last)];
     }

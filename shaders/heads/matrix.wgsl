@@ -5,23 +5,20 @@
 //
 // A workgroup computes TILE_M x TILE_N results. Its subgroups (32 lanes) have 32 x 32 of them each, as four blocks of 16 x 16, and
 // where that leaves some, each has its SHARE of every slice of k: a head's mix has few channels, long sums, and few tiles to
-// keep a device busy with. The subgroups' sums meet in workgroup memory, in their order. Slices travel as those of a GEMM
-// (gemm/slices.wgsl), and the blocks are written out as there.
+// keep a device busy with. Slices travel as those of a GEMM (gemm/slices.wgsl). The subgroups' sums meet in workgroup memory, in their
+// order, a block of 16 x 16 of each at a time: the less memory, the more workgroups a processor takes.
 
 const SUBGROUPS_N = TILE_N / 32u;
 const SUBGROUPS_K = LANES * 32u / (TILE_M * TILE_N);
 const SHARE = SLICE_K / SUBGROUPS_K;
-// Of sums, in vectors of WIDTH, the rows padded by four.
-const STRIDE_Y = 36u / WIDTH;
-const STRIP = 32u * STRIDE_Y;
-// Vectors of results in a row of the tile, and for each lane.
-const VECTORS = TILE_N / WIDTH;
-const RESULTS = TILE_M * VECTORS / LANES;
+// Of the sums of a block: vectors of WIDTH in a row, and in all.
+const STRIDE_Y = 16u / WIDTH;
+const STRIP = 16u * STRIDE_Y;
+// Vectors of the blocks that the tile's subgroups have results of.
+const RESULTS = TILE_M * TILE_N / 4u / WIDTH;
 
 // The sums of all subgroups for a vector of results.
-fn total_of(row: u32, column: u32) -> vec4<f32> {
-    let tile = row / 32u * SUBGROUPS_N + column / 32u;
-    let at = tile * SUBGROUPS_K * STRIP + row % 32u * STRIDE_Y + column % 32u / WIDTH;
+fn total_of(at: u32) -> vec4<f32> {
     var total = sums_at(at);
     for (var i = 1u; i < SUBGROUPS_K; i++) {
         total += sums_at(at + i * STRIP);
@@ -29,20 +26,23 @@ fn total_of(row: u32, column: u32) -> vec4<f32> {
     return total;
 }
 
-fn store_results(lane: u32, group: u32, tile_row: u32, tile_column: u32) {
+// Stores the blocks whose sums are there, at a row and a column of each 32 x 32.
+fn store_results(lane: u32, group: u32, first_row: u32, first_column: u32) {
+    workgroupBarrier();
     let image = group / p.heads;
     let head = group % p.heads;
     let y_start = image * p.y_batch + head * p.y_head;
-    for (var i = 0u; i < RESULTS; i++) {
-        let slot = lane + i * LANES;
-        let row = tile_row + slot / VECTORS;
-        let column = tile_column + slot % VECTORS * WIDTH;
+    for (var slot = lane; slot < RESULTS; slot += LANES) {
+        let tile = slot / STRIP;
+        let row = first_row + tile / SUBGROUPS_N * 32u + slot % STRIP / STRIDE_Y;
+        let column = first_column + tile % SUBGROUPS_N * 32u + slot % STRIDE_Y * WIDTH;
         if row < p.m && column < p.columns_y {
-            let total = total_of(slot / VECTORS, slot % VECTORS * WIDTH);
+            let total = total_of(tile * SUBGROUPS_K * STRIP + slot % STRIP);
             let at = y_start + row * p.y_row + column;
             write_y(at, finished(total, image, row, head, column, at), WIDTH);
         }
     }
+    workgroupBarrier();
 }
 
 @compute @workgroup_size(LANES)
@@ -109,13 +109,12 @@ fn main(
         workgroupBarrier();
     }
     let at = subgroup * STRIP;
-    let at_right_half = at + 16u / WIDTH;
-    let at_lower = at + 16u * STRIDE_Y;
-    let at_lower_right = at_lower + 16u / WIDTH;
     coopStoreT(top_left, &sh_y[at], STRIDE_Y);
-    coopStoreT(top_right, &sh_y[at_right_half], STRIDE_Y);
-    coopStoreT(bottom_left, &sh_y[at_lower], STRIDE_Y);
-    coopStoreT(bottom_right, &sh_y[at_lower_right], STRIDE_Y);
-    workgroupBarrier();
     store_results(lane, group, tile_row, tile_column);
+    coopStoreT(top_right, &sh_y[at], STRIDE_Y);
+    store_results(lane, group, tile_row, tile_column + 16u);
+    coopStoreT(bottom_left, &sh_y[at], STRIDE_Y);
+    store_results(lane, group, tile_row + 16u, tile_column);
+    coopStoreT(bottom_right, &sh_y[at], STRIDE_Y);
+    store_results(lane, group, tile_row + 16u, tile_column + 16u);
 }

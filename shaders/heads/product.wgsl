@@ -26,7 +26,8 @@ const BLOCKS_K = TILE_K / 4u;
 var<workgroup> sh_left: array<vec4<f32>, TILE_K * STRIDE_M>;
 var<workgroup> sh_right: array<vec4<f32>, TILE_K * STRIDE_N>;
 
-// The elements [m .. m + 4, k .. k + 4] with k slowest, zeros outside.
+// The elements [m .. m + 4, k .. k + 4] with k slowest, zeros outside. Loads do not branch, so that all are under way together: where
+// there is nothing, they read the first element.
 fn left_block(start: u32, m: u32, k: u32) -> mat4x4<f32> {
     var v: array<vec4<f32>, 4>;
     for (var i = 0u; i < 4u; i++) {
@@ -34,11 +35,10 @@ fn left_block(start: u32, m: u32, k: u32) -> mat4x4<f32> {
         let first = select(m, k, LEFT_ALONG_K);
         let rows = select(p.k, p.m, LEFT_ALONG_K);
         let end = select(p.m, p.k, LEFT_ALONG_K);
-        v[i] = vec4<f32>();
-        if row < rows && first < end {
-            let at = start + row * p.left_row + first;
-            v[i] = kept(read_left(at, end - first), at);
-        }
+        let is_there = row < rows && first < end;
+        let at = select(0u, start + row * p.left_row + first, is_there);
+        let four = read_left(at, select(1u, end - first, is_there));
+        v[i] = select(vec4<f32>(), four, kept(at) & vec4<bool>(is_there));
     }
     if LEFT_ALONG_K {
         return transposed(v[0], v[1], v[2], v[3]);
@@ -53,10 +53,9 @@ fn right_block(start: u32, n: u32, k: u32) -> mat4x4<f32> {
         let first = select(n, k, RIGHT_ALONG_K);
         let rows = select(p.k, p.n, RIGHT_ALONG_K);
         let end = select(p.n, p.k, RIGHT_ALONG_K);
-        v[i] = vec4<f32>();
-        if row < rows && first < end {
-            v[i] = read_right(start + row * p.right_row + first, end - first);
-        }
+        let is_there = row < rows && first < end;
+        let at = select(0u, start + row * p.right_row + first, is_there);
+        v[i] = select(vec4<f32>(), read_right(at, select(1u, end - first, is_there)), is_there);
     }
     if RIGHT_ALONG_K {
         return transposed(v[0], v[1], v[2], v[3]);

@@ -26,7 +26,7 @@ fn words() -> u32 {
     return p.m * (p.n / 4u);
 }
 
-fn state_of(quantizer: u32) -> vec4<f32> {
+fn state_of(quantizer: u32, i: u32) -> vec4<f32> {
     return constant_at(p.n + quantizer);
 }
 

@@ -2,10 +2,11 @@
 #import common/straight_through.wgsl
 
 // The straight-through gradients of a quantizer. To d_x another gradient of x may be added, and it may go on through the activation
-// that x comes from.
+// and the dropout that x comes from.
 //
-// LANES invocations take a part of the elements of one step size, four each at a time, whose loads are under way together, and leave
-// two sums in one row of `sums`, in the columns of the state; the sums over the parts are a node of their own. x and d are read once.
+// A workgroup takes a part of the elements of one step size, an invocation four pieces at a time, whose loads are under way together, and
+// leaves two sums in one row of `sums`, in the columns of the state; the sums over the parts are a node of their own. x and d are
+// read once.
 // p.inner counts the neighbouring numbers, or vec4s of them, that share a step size; p.pieces all that share one.
 
 struct Params {
@@ -16,6 +17,7 @@ struct Params {
     chunk: u32,
     low: f32,
     high: f32,
+    factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -45,7 +47,7 @@ fn passes(x_: wide) -> lanes_bool {
 fn differentiate(at: u32, counts: bool, s: vec4<f32>, x_: wide, d_: wide, other: wide) {
     var gradient = straight_through(x_, select(wide(), d_, counts), s, p.low, p.high, p.parts >> 31u) + other;
     if ACTIVATION != 0u {
-        gradient = select(wide(), gradient, passes(x_));
+        gradient = select(wide(), gradient * p.factor, passes(x_));
     }
     if counts {
         write_d_x(at, gradient);
@@ -59,8 +61,7 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
     // Neighbours take neighbouring step sizes, which are neighbours in memory.
-    let flat = flat_group(workgroup, workgroups) * (GROUP / LANES) + local / LANES;
-    let lane = local % LANES;
+    let flat = flat_group(workgroup, workgroups);
     let group = flat % p.groups;
     let part = flat / p.groups;
     let s = state[min(group, p.groups - 1u)];
@@ -68,12 +69,12 @@ fn main(
     // A part past the end is empty.
     let end = select(0u, min(start + p.chunk, p.pieces), part < p.parts);
 
-    for (var i = start + lane; i < end; i += 4u * LANES) {
+    for (var i = start + local; i < end; i += 4u * GROUP) {
         // Written out: what is past the end is read as the last and does not count.
         let at_0 = place_of(i, group);
-        let at_1 = place_of(min(i + LANES, end - 1u), group);
-        let at_2 = place_of(min(i + 2u * LANES, end - 1u), group);
-        let at_3 = place_of(min(i + 3u * LANES, end - 1u), group);
+        let at_1 = place_of(min(i + GROUP, end - 1u), group);
+        let at_2 = place_of(min(i + 2u * GROUP, end - 1u), group);
+        let at_3 = place_of(min(i + 3u * GROUP, end - 1u), group);
         let x_0 = wide(x[at_0]);
         let x_1 = wide(x[at_1]);
         let x_2 = wide(x[at_2]);
@@ -87,12 +88,12 @@ fn main(
         let other_2 = other_at(at_2);
         let other_3 = other_at(at_3);
         differentiate(at_0, true, s, x_0, d_0, other_0);
-        differentiate(at_1, i + LANES < end, s, x_1, d_1, other_1);
-        differentiate(at_2, i + 2u * LANES < end, s, x_2, d_2, other_2);
-        differentiate(at_3, i + 3u * LANES < end, s, x_3, d_3, other_3);
+        differentiate(at_1, i + GROUP < end, s, x_1, d_1, other_1);
+        differentiate(at_2, i + 2u * GROUP < end, s, x_2, d_2, other_2);
+        differentiate(at_3, i + 3u * GROUP < end, s, x_3, d_3, other_3);
     }
     let total = state_sums(local, s);
-    if lane == 0u && part < p.parts {
+    if local == 0u && part < p.parts {
         sums[part * p.groups + group] = total;
     }
 }

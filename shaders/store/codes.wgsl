@@ -26,7 +26,7 @@ fn store_with(i: u32, v: vec4<f32>, added: element_addend4) {
     let sum = with_addend(stored, added);
     var of_quantizer: array<u32, QUANTIZERS>;
     for (var q = 0u; q < QUANTIZERS; q++) {
-        let s = state_of(q);
+        let s = state_of(q, i);
         let x = select(stored, sum, q >= PLAIN);
         of_quantizer[q] = codes_under(x, vec4<f32>(s.y), vec4<f32>(s.z), LOW, HIGH, f32(OFFSET), no_bits());
     }

@@ -1,6 +1,7 @@
 //! A rewrite for training on codes: what happens to the gradient that comes out of a quantizer joins its backward. Where something else
 //! reads the quantized tensor too (a skip connection, another quantizer), the gradients are added; where the tensor comes from an
-//! activation, the sum goes back through it. Each would be a pass over memory of its own.
+//! activation, the sum goes back through it. Each would be a pass over memory of its own. So would the backward of a dropout behind a ReLU
+//! or a softmax: it lets pass what is above zero, and of the rest the gradient does not matter to what is before it.
 //!
 //! The backward runs where it stood, so the other gradient must be there already. That is so for what is read later in the forward.
 
@@ -8,8 +9,11 @@ use super::rebuild::Rebuild;
 use super::requantize::readers;
 use super::{Graph, Op, Origin, Var};
 use crate::kernels::binary::{Binary, Function as OfTwo};
+use crate::kernels::coded::dropout_of;
+use crate::kernels::dropout::Dropout;
 use crate::kernels::epilogue::Activation;
 use crate::kernels::quantize::QuantizeBackward;
+use crate::kernels::softmax::SoftmaxBackward;
 use crate::kernels::unary::{Function, UnaryBackward};
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
@@ -73,7 +77,9 @@ impl<'a> Walk<'a> {
         }
         let mut joined = Joined { op, other: None, gone: Vec::new(), result: node.outputs[0] };
         self.add(&mut joined, index);
-        self.go_through(&mut joined, self.graph.root(node.inputs[0]));
+        if self.go_through_dropout(&mut joined, index).is_none() {
+            self.go_through(&mut joined, self.graph.root(node.inputs[0]));
+        }
         (!joined.gone.is_empty()).then_some(joined)
     }
 
@@ -104,6 +110,30 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Takes over the backward of a dropout that x comes from, and of a ReLU before it; a softmax before it keeps its own. What goes on is
+    /// rounded as often as before: it is no sum, and of the type of d.
+    fn go_through_dropout(&self, joined: &mut Joined, index: usize) -> Option<()> {
+        let (node, root) = (&self.graph.nodes()[index], |var: Var| self.graph.root(var));
+        let (backward, &dropout) = self.behind::<Dropout>(joined.result)?;
+        let Origin::Node { node: forward, .. } = self.graph.values()[root(node.inputs[0]).0].origin else { return None };
+        let [backward_node, forward] = [backward, forward].map(|i| &self.graph.nodes()[i]);
+        let is_its = dropout_of(&*forward.op) == Some(dropout) && root(forward.inputs[1]) == root(backward_node.inputs[1]);
+        let is_alike = self.graph.ty(node.inputs[0]).dtype == self.graph.ty(node.inputs[2]).dtype && backward_node.segment == node.segment;
+        if joined.op.added || !is_its || !is_alike {
+            return None;
+        }
+        let (y, d_y) = (root(forward.inputs[0]), backward_node.outputs[0]);
+        let of_y = |i: &usize| root(self.graph.nodes()[*i].inputs[0]) == y;
+        let is_relu = |op: &UnaryBackward| op.function == Function::Relu && op.to == self.graph.ty(d_y).dtype;
+        let relu = self.behind::<UnaryBackward>(d_y).filter(|(_, op)| is_relu(op)).map(|(i, _)| i).filter(of_y);
+        let softmax = self.behind::<SoftmaxBackward>(d_y).map(|(i, _)| i).filter(of_y);
+        relu.or(softmax)?;
+        joined.op = QuantizeBackward { activation: Activation::Relu, factor: dropout.scale(), ..joined.op };
+        joined.gone.extend([backward].into_iter().chain(relu));
+        joined.result = self.graph.nodes()[relu.unwrap_or(backward)].outputs[0];
+        Some(())
+    }
+
     /// Takes over the backward of the activation that x comes from.
     fn go_through(&self, joined: &mut Joined, x: Var) {
         let Some((node, &UnaryBackward { function, to })) = self.behind::<UnaryBackward>(joined.result) else { return };
@@ -125,10 +155,11 @@ mod tests {
     use super::*;
     use crate::graph::check::noise;
     use crate::graph::{Values, fuse, interpret};
+    use crate::kernels::dropout::dropout;
     use crate::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
-    use crate::kernels::{binary, reduce, unary};
+    use crate::kernels::{binary, reduce, softmax, unary};
     use crate::tensor::compare::{Tolerance, compare};
-    use crate::tensor::{DType, Host};
+    use crate::tensor::{DType, Host, TensorType};
 
     /// The gradients of x and of step sizes, where `relu(x)` is quantized some times, and read without that too.
     fn gradients(times: usize, beside: bool) -> Graph {
@@ -172,6 +203,45 @@ mod tests {
             let sums = |g: &Graph| g.nodes().iter().filter(|node| node.op.name() == "binary" && node.scope == "backward").count();
             assert_eq!(sums(&g) - sums(&fused), times + usize::from(beside) - 1, "{times} {beside}");
             let [before, after] = [&g, &fused].map(|g| interpret(g, &Values::new(), &Values::new()));
+            for (name, expected) in &before {
+                compare(&after[name], expected, Tolerance::of(1e-6)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        }
+    }
+
+    /// The gradients of x and a step size, where what goes through a dropout is quantized.
+    fn gradients_behind_dropout(of: fn(&mut Graph, Var) -> Var) -> Graph {
+        let mut g = Graph::new();
+        let (x, seed) = (g.constant(noise([5, 24], 1)), g.input("seed", TensorType::new([1], DType::U32)));
+        let (alpha, levels) = (g.constant(Host::f32([1], vec![0.07])), Levels::new(3, false));
+        let y = of(&mut g, x);
+        let y = dropout(&mut g, y, seed, Dropout { p: 0.4, salt: 3 });
+        let state = quantizer_state(&mut g, alpha, None, levels);
+        let codes = quantize(&mut g, y, state, levels, 1);
+        let values = dequantize(&mut g, codes, state, 1, DType::F32);
+        g.output("values", values);
+        let weights = g.constant(noise([5, 24], 2));
+        let product = binary::mul(&mut g, values, weights);
+        let loss = reduce::total(&mut g, product);
+        for (name, gradient) in ["d_x", "d_alpha"].into_iter().zip(g.backward(loss, &[x, alpha])) {
+            g.output(name, gradient.expect("a gradient"));
+        }
+        g
+    }
+
+    #[test]
+    fn dropout_joins_the_quantizer_behind_it_both_ways() {
+        let relu: fn(&mut Graph, Var) -> Var = unary::relu;
+        let softmax: fn(&mut Graph, Var) -> Var = |g, x| softmax::softmax(g, x, None);
+        let sigmoid: fn(&mut Graph, Var) -> Var = unary::sigmoid;
+        // The gradient of a sigmoid matters where something was dropped from it.
+        for (of, left) in [(relu, 0), (softmax, 0), (sigmoid, 1)] {
+            let g = gradients_behind_dropout(of);
+            let fused = fuse(&g, &|_| true);
+            let count = |g: &Graph, name: &str| g.nodes().iter().filter(|node| node.op.name() == name).count();
+            assert_eq!(["dropout", "dropout_codes", "quantize"].map(|name| count(&fused, name)), [left, 1, 0]);
+            let inputs = Values::from([("seed".to_owned(), Host::u32([1], vec![5]))]);
+            let [before, after] = [&g, &fused].map(|g| interpret(g, &inputs, &Values::new()));
             for (name, expected) in &before {
                 compare(&after[name], expected, Tolerance::of(1e-6)).unwrap_or_else(|e| panic!("{name}: {e}"));
             }

@@ -1,4 +1,4 @@
-//! A rewrite for networks on codes: quantizers behind a product of codes, a sum, a norm, a pool or a softmax become part of it, which then
+//! A rewrite for networks on codes: quantizers behind a product of codes, a sum, a norm, a pool, a dropout or a softmax become part of it, which then
 //! writes codes and, where something else reads them too (a skip connection, a backward), floats as well. The codes are the same, bit
 //! by bit.
 //!

@@ -5,11 +5,12 @@
 //! `[quantizers, elements]`. Codes are made from floats rounded to the element type that the producer gives, whether they are kept or
 //! not: what is computed is what the producer, the sum and the quantizers compute one after the other.
 //!
-//! Behind a softmax there is one quantizer, which may have a step size for each head. Behind other producers each has one step size and
-//! they have the same levels. Their states are one tensor of a row each, or two tensors of one row. It appears when graphs are fused,
-//! after their backward.
+//! Behind a softmax or a dropout there is one quantizer, which may have a step size for each head. Behind other producers each has one
+//! step size and they have the same levels. Their states are one tensor of a row each, or two tensors of one row. It appears when
+//! graphs are fused, after their backward.
 
 use super::binary::Binary;
+use super::dropout::Dropout;
 use super::layer_norm::LayerNorm;
 use super::pool::MaxPool;
 use super::quantize::Quantize;
@@ -27,6 +28,8 @@ use std::sync::Arc;
 pub enum Producer {
     /// A function of two tensors.
     Binary(Binary),
+    /// Dropout, of a map or of tokens.
+    Dropout(Dropout),
     /// A normalization.
     LayerNorm(LayerNorm),
     /// The largest values of windows.
@@ -62,12 +65,14 @@ impl Producer {
         let binary = op.downcast_ref().copied().map(Self::Binary);
         let norm = || op.downcast_ref().copied().map(Self::LayerNorm);
         let pool = || op.downcast_ref().copied().map(Self::MaxPool);
-        binary.or_else(norm).or_else(pool).or_else(|| op.downcast_ref().copied().map(Self::Softmax))
+        let dropout = || op.downcast_ref().copied().map(Self::Dropout);
+        binary.or_else(norm).or_else(pool).or_else(dropout).or_else(|| op.downcast_ref().copied().map(Self::Softmax))
     }
 
     fn op(&self) -> &dyn Op {
         match self {
             Self::Binary(op) => op,
+            Self::Dropout(op) => op,
             Self::LayerNorm(op) => op,
             Self::MaxPool(op) => op,
             Self::Softmax(op) => op,
@@ -77,7 +82,7 @@ impl Producer {
     /// How many of the inputs in front of the states are the producer's, of so many.
     fn inputs(&self, before_states: usize) -> usize {
         match self {
-            Self::Binary(_) => 2,
+            Self::Binary(_) | Self::Dropout(_) => 2,
             Self::LayerNorm(_) => 3,
             Self::MaxPool(_) => 1,
             Self::Softmax(_) => before_states,
@@ -87,7 +92,7 @@ impl Producer {
     /// How many quantizers a kernel can write codes of, whose states are one tensor or not.
     pub(crate) fn most_quantizers(&self, one_state: bool) -> usize {
         match self {
-            Self::Softmax(_) => 1,
+            Self::Dropout(_) | Self::Softmax(_) => 1,
             _ if one_state => usize::MAX,
             _ => 2,
         }
@@ -103,6 +108,7 @@ impl Producer {
         let x = inputs[0].shape;
         match self {
             Self::Binary(_) => groups == 1 && inputs[1].shape.len().is_multiple_of(4),
+            Self::Dropout(_) => x.len().is_multiple_of(4) && (groups == 1 || quantizer.inner.is_multiple_of(4)),
             Self::LayerNorm(_) | Self::MaxPool(_) => groups == 1 && x.last().is_multiple_of(4),
             Self::Softmax(_) => x.len().is_multiple_of(4) && (groups == 1 || quantizer.inner.is_multiple_of(x.last())),
         }
@@ -135,15 +141,20 @@ impl Coded {
         let Operands { of, addend, states } = operands;
         let at_state = 1 + of.len() + usize::from(addend.is_some());
         let at_y = at_state + states.len();
-        let dispatch = dispatch.bind((0..at_y - 1).collect::<Vec<_>>()).constant("AT_STATE", at_state).part(if states.len() > 1 {
-            wgsl!("store/two_states.wgsl")
-        } else {
-            wgsl!("store/state.wgsl")
-        });
+        let dispatch = dispatch.bind((0..at_y - 1).collect::<Vec<_>>()).constant("AT_STATE", at_state);
+        let groups = states[0].shape.rows();
+        let dispatch = match self.quantizers[..] {
+            // A kernel of its own for each length only where it needs one.
+            [Quantize { inner, .. }] if groups > 1 => {
+                dispatch.constant("RUN", inner / 4).constant("GROUPS", groups).part(wgsl!("store/states_in_turn.wgsl"))
+            }
+            _ if states.len() > 1 => dispatch.part(wgsl!("store/two_states.wgsl")),
+            _ => dispatch.part(wgsl!("store/state.wgsl")),
+        };
         self.store_under(dispatch, addend.map(|addend| (*addend, at_state - 1)), at_y, y)
     }
 
-    /// The same for a kernel that also has the states of the quantizers, `state_of(q)`, with what is added and where it is bound.
+    /// The same for a kernel that also has the states of the quantizers, `state_of(q, i)`, with what is added and where it is bound.
     pub(super) fn store_under(&self, dispatch: Dispatch, addend: Option<(TensorType, usize)>, at_y: usize, y: TensorType) -> Dispatch {
         let levels = self.quantizers[0].levels();
         let dispatch = dispatch
@@ -165,7 +176,7 @@ impl Coded {
                     .part(wgsl!("store/sum.wgsl"))
             }
         };
-        self.kept(dispatch, at_y, y.dtype).part(wgsl!("store/codes.wgsl"))
+        self.kept(dispatch, at_y, y.dtype)
     }
 
     /// Adds `keep(i, v)`, which stores floats or does not.
@@ -193,6 +204,7 @@ impl Op for Coded {
     fn name(&self) -> &'static str {
         match self.of {
             Producer::Binary(_) => "binary_codes",
+            Producer::Dropout(_) => "dropout_codes",
             Producer::LayerNorm(_) => "layer_norm_codes",
             Producer::MaxPool(_) => "max_pool_codes",
             Producer::Softmax(_) => "softmax_codes",
@@ -231,6 +243,7 @@ impl Op for Coded {
         let y = self.of.op().outputs(of)[0];
         match self.of {
             Producer::Binary(op) => vec![self.store(op.kernel(of[0], of[1], 4), &operands, y)],
+            Producer::Dropout(op) => vec![self.store(op.kernel(of[0], 4), &operands, y)],
             Producer::LayerNorm(op) => vec![self.store(op.kernel(of[0], of[1], 4), &operands, y)],
             Producer::MaxPool(op) => vec![self.store(op.kernel(of[0], y, 4), &operands, y)],
             Producer::Softmax(op) => {
@@ -251,6 +264,15 @@ impl Op for Coded {
 /// An op on floats with quantizers behind it, as a node of a fused graph.
 pub(crate) fn coded(of: Producer, quantizers: Vec<Quantize>, of_sum: usize, keep: bool) -> Arc<dyn Op> {
     Arc::new(Coded { of, quantizers, of_sum, keep })
+}
+
+/// The dropout that gives an op's floats, with quantizers behind it or without.
+pub(crate) fn dropout_of(op: &dyn Op) -> Option<Dropout> {
+    let op = op as &dyn Any;
+    match op.downcast_ref().map(|coded: &Coded| coded.of) {
+        Some(Producer::Dropout(dropout)) => Some(dropout),
+        _ => op.downcast_ref().copied(),
+    }
 }
 
 pub use cases::cases;
@@ -354,9 +376,23 @@ mod cases {
             let spec = Spec { of, quantizers: &quantizers(i, count), joined: i == 2, sum: None, keep: i % 2 == 1 };
             cases.extend(spec.both(&[noise(image, i as u64)], 1e-6));
         }
+        cases.extend(dropout_cases());
         cases.extend(norm_cases());
         cases.extend(softmax_cases());
         cases
+    }
+
+    /// Tokens and maps, of one step size and of one for each head.
+    fn dropout_cases() -> Vec<Case> {
+        let shapes: [(&[usize], usize, usize); 5] =
+            [(&[4], 1, 4), (&[3, 7, 24], 1, 1), (&[2, 3, 4, 7], 3, 28), (&[1, 5, 24], 2, 12), (&[2, 2, 2, 34], 2, 68)];
+        let case = |(i, (shape, groups, inner)): (usize, (&[usize], usize, usize))| {
+            let of = Producer::Dropout(Dropout { p: 0.3, salt: 5 + i as u32 });
+            let quantizers = [(Quantize { bits: 2 + (i % 4) as u32, signed: i.is_multiple_of(2), inner }, groups)];
+            let spec = Spec { of, quantizers: &quantizers, joined: false, sum: None, keep: i % 3 != 1 };
+            spec.both(&[noise(shape, i as u64), Host::u32([1], vec![77])], 1e-6)
+        };
+        shapes.into_iter().enumerate().flat_map(case).collect()
     }
 
     /// Alone, and with a sum behind them of an operand that repeats or does not.

@@ -5,7 +5,7 @@
 //! bits come from integer hashing (a finalizer of 32 bits, twice, with keys from seed and salt): good for training, not for
 //! statistics or secrets. The gradient is the same dropout of `d_y`.
 
-use super::rows::width_of;
+use super::rows::{floats, width_of};
 use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
@@ -33,7 +33,7 @@ impl Dropout {
     }
 
     /// What the others are multiplied with.
-    pub(super) fn scale(self) -> f32 {
+    pub(crate) fn scale(self) -> f32 {
         1.0 / (1.0 - self.p)
     }
 
@@ -50,7 +50,8 @@ impl Dropout {
         words.word(self.salt).word(self.threshold()).float(self.scale())
     }
 
-    fn kernel(self, x: TensorType, width: usize) -> Dispatch {
+    /// Without what stores its results.
+    pub(super) fn kernel(self, x: TensorType, width: usize) -> Dispatch {
         let n = x.shape.len() / width;
         Dispatch::new(wgsl!("dropout/elements.wgsl"), 2)
             .wide("wide_x", x.dtype, width)
@@ -68,7 +69,7 @@ pub(super) fn seed_type() -> TensorType {
 }
 
 /// The shader's `kept` for single elements or vec4s of them.
-fn kept(width: usize) -> Source {
+pub(super) fn kept(width: usize) -> Source {
     if width == 4 { wgsl!("dropout/kept_vec4.wgsl") } else { wgsl!("dropout/kept_scalar.wgsl") }
 }
 
@@ -91,7 +92,7 @@ impl Op for Dropout {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.len()).map(|width| self.kernel(inputs[0], width)).collect()
+        width_of(inputs[0].shape.len()).map(|width| floats(self.kernel(inputs[0], width), 3, inputs[0].dtype, width)).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {

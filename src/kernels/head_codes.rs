@@ -11,13 +11,14 @@
 //! rounded once to f32 and multiplied once with a factor that is rounded itself: the same bits from the twins, all kernels
 //! and all devices. Dropout has its place before the map's quantizer: softmax, dropout, quantize, mix.
 //!
-//! Gradients are those of the values that the codes stand for, by the kernels for floats on these values. Saved for backward:
-//! the codes, a byte each. The states get theirs from the quantizers.
+//! Gradients are those of the values that the codes stand for, by [products](super::head_values) that read the codes. Saved for
+//! backward: the codes, a byte each. The states get theirs from the quantizers.
 
 use super::head_product::HeadProduct;
+use super::head_values::HeadValues;
 use super::heads::{Behind, Mix, Scores, scale};
 use super::prior::{self, PriorBackward};
-use super::quantize::{Levels, Quantize, dequantize};
+use super::quantize::{Levels, Quantize};
 use crate::gpu::{Capabilities, Dispatch};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -145,17 +146,10 @@ impl Op for IntegerScores {
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
         let mut gradients = vec![None; io.inputs.len()];
         let Some(d_y) = d_outputs[0] else { return gradients };
+        let [q, k, q_state, k_state] = [0, 1, 2, 3].map(|i| io.inputs[i]);
         let mix = |transposed| Mix { heads: self.heads, scale: self.scale, transposed, dropout: None };
-        let depth = graph.shape(io.inputs[0]).last() / self.heads;
-        let values = |graph: &mut Graph, i: usize| dequantize(graph, io.inputs[i], io.inputs[2 + i], depth, self.to);
-        if wanted[0] {
-            let k = values(graph, 1);
-            gradients[0] = Some(graph.apply(mix(false), &[d_y, k]));
-        }
-        if wanted[1] {
-            let q = values(graph, 0);
-            gradients[1] = Some(graph.apply(mix(true), &[d_y, q]));
-        }
+        gradients[0] = wanted[0].then(|| graph.apply(HeadValues::tokens_of_mix(mix(false)), &[d_y, k, k_state]));
+        gradients[1] = wanted[1].then(|| graph.apply(HeadValues::tokens_of_mix(mix(true)), &[d_y, q, q_state]));
         if let Some(columns) = self.prior
             && (wanted[4] || wanted[5])
         {
@@ -247,16 +241,10 @@ impl Op for IntegerMix {
         let mut gradients = vec![None; io.inputs.len()];
         let Some(d_y) = d_outputs[0] else { return gradients };
         let [p, v, p_state, v_state] = [0, 1, 2, 3].map(|i| io.inputs[i]);
-        let ([_, _, n, s], channels) = (graph.shape(p).bhwc(), graph.shape(v).last());
-        if wanted[0] {
-            let v = dequantize(graph, v, v_state, channels / self.heads, self.to);
-            let scores = Scores { heads: self.heads, scale: 1.0, behind: Behind::Nothing };
-            gradients[0] = Some(graph.apply(scores, &[d_y, v]));
-        }
-        if wanted[1] {
-            let p = dequantize(graph, p, p_state, n * s, self.to);
-            gradients[1] = Some(graph.apply(Mix { transposed: true, ..self.floats() }, &[p, d_y]));
-        }
+        let scores = Scores { heads: self.heads, scale: 1.0, behind: Behind::Nothing };
+        let mix = Mix { transposed: true, ..self.floats() };
+        gradients[0] = wanted[0].then(|| graph.apply(HeadValues::keys_of_scores(scores), &[d_y, v, v_state]));
+        gradients[1] = wanted[1].then(|| graph.apply(HeadValues::map_of_mix(mix), &[p, d_y, p_state]));
         gradients
     }
 
@@ -371,7 +359,7 @@ fn cases_of([b, n, s, heads, d]: [usize; 5], i: u64) -> Vec<Case> {
 mod tests {
     use super::*;
     use crate::graph::{Values, interpret};
-    use crate::kernels::quantize::{Levels, quantize, quantizer_state};
+    use crate::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
     use crate::kernels::softmax::softmax;
     use crate::kernels::{binary, heads, reduce};
     use crate::tensor::compare::compare;

@@ -1,9 +1,10 @@
-//! The kernels behind the ops of [`heads`](super::heads) and [`head_codes`](super::head_codes): one tiled product
-//! `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
+//! The kernels behind the ops of [`heads`](super::heads), [`head_codes`](super::head_codes) and [`head_values`](super::head_values): one
+//! tiled product `y[m, n] = scale · Σ_k left[m, k] · right[n, k]` for every head of every image, its operands described by strides.
 
 use super::dropout::Dropout;
 use super::quantize::Levels;
 use super::{head_matrix, head_packed};
+use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::tensor::{DType, TensorType};
 use crate::wgsl;
@@ -12,8 +13,6 @@ use crate::wgsl;
 pub(super) const BUSY: usize = 260;
 /// k of a slice of the portable kernel: as many as there is room for, since a mix of few tiles waits for each slice.
 const TILES_K: [usize; 3] = [64, 32, 16];
-/// Terms of a sum that is too short for cooperative matrices: with the 32 channels of a head, what counts is how maps are written.
-const SHORT: usize = 32;
 /// Bytes of workgroup memory that WebGPU guarantees.
 const ROOM: usize = 16 << 10;
 /// Products of two differences of codes, of up to 255 each, whose sum f32 holds exactly: whole slices, at most 2^24 / 255².
@@ -119,21 +118,31 @@ pub(super) fn stores(dispatch: Dispatch, width: usize, to: DType, codes: Option<
         .part(wgsl!("heads/y_codes.wgsl"))
 }
 
+/// Adds what reads four elements of an operand for the portable kernel: of its pieces for codes, for whole vectors, and for any floats.
+fn read(dispatch: Dispatch, name: &str, operand: Operand, [codes, vec4, scalar]: [Source; 3]) -> Dispatch {
+    let fours = operand.width >= 4;
+    if operand.dtype == DType::I8 {
+        return dispatch.flag(&format!("{}_FOURS", name.to_uppercase()), fours).part(codes);
+    }
+    dispatch.element(&format!("element_{name}"), operand.dtype).part(if fours { vec4 } else { scalar })
+}
+
 impl HeadProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let [best, other] = self.choices().map(|tile| self.tiled(tile));
-        // In any case the last one runs everywhere.
-        if self.is_on_codes() {
-            return [head_packed::kernels(self, device), vec![best, other]].concat();
-        }
-        let matrix = head_matrix::kernels(self, device);
-        if self.extents[2] <= SHORT { [vec![best], matrix, vec![other]].concat() } else { [matrix, vec![best, other]].concat() }
+        let better = if self.is_on_codes() { head_packed::kernels(self, device) } else { head_matrix::kernels(self, device) };
+        // The last one runs everywhere.
+        [better, self.choices().map(|tile| self.tiled(tile)).into()].concat()
     }
 
     /// Whether the operands are codes, whose states are inputs 2 and 3.
     pub(super) fn is_on_codes(&self) -> bool {
-        self.left.dtype == DType::I8
+        [self.left.dtype, self.right.dtype] == [DType::I8; 2]
+    }
+
+    /// Whether one operand is codes, whose state is input 2, and counts as their values, of the other operand's type.
+    fn is_on_values(&self) -> bool {
+        !self.is_on_codes() && [self.left.dtype, self.right.dtype].contains(&DType::I8)
     }
 
     /// Tiles, best first.
@@ -163,17 +172,10 @@ impl HeadProduct {
             .flag("IN_PARTS", self.is_on_codes() && self.extents[2] > PART)
             .flag("LEFT_ALONG_K", self.left.along_k)
             .flag("RIGHT_ALONG_K", self.right.along_k);
-        let fours = [self.left, self.right].map(|operand| operand.width >= 4);
-        let dispatch = if self.is_on_codes() {
-            dispatch.flag("LEFT_FOURS", fours[0]).flag("RIGHT_FOURS", fours[1]).part(wgsl!("heads/read_codes.wgsl"))
-        } else {
-            dispatch
-                .element("element_left", self.left.dtype)
-                .element("element_right", self.right.dtype)
-                .part(if fours[0] { wgsl!("heads/left_vec4.wgsl") } else { wgsl!("heads/left_scalar.wgsl") })
-                .part(if fours[1] { wgsl!("heads/right_vec4.wgsl") } else { wgsl!("heads/right_scalar.wgsl") })
-        };
-        self.place(dispatch, [tile.m, tile.n])
+        let left = [wgsl!("heads/read_left_codes.wgsl"), wgsl!("heads/left_vec4.wgsl"), wgsl!("heads/left_scalar.wgsl")];
+        let right = [wgsl!("heads/read_right_codes.wgsl"), wgsl!("heads/right_vec4.wgsl"), wgsl!("heads/right_scalar.wgsl")];
+        let dispatch = read(dispatch, "left", self.left, left);
+        self.place(read(dispatch, "right", self.right, right), [tile.m, tile.n])
     }
 
     /// Adds what all kernels share: tiles, parameters, what happens to the sums, bindings and the grid.
@@ -186,7 +188,13 @@ impl HeadProduct {
             .part(wgsl!("heads/prior.wgsl"))
             .params(self.params([m, n]))
             .over_groups(self.tiles([m, n]));
-        if self.is_on_codes() { self.on_codes(dispatch) } else { self.on_floats(dispatch) }
+        if self.is_on_codes() {
+            self.on_codes(dispatch)
+        } else if self.is_on_values() {
+            self.on_values(dispatch)
+        } else {
+            self.on_floats(dispatch)
+        }
     }
 
     fn on_codes(&self, dispatch: Dispatch) -> Dispatch {
@@ -194,6 +202,16 @@ impl HeadProduct {
         let dispatch = dispatch.part(wgsl!("heads/codes.wgsl")).constant("AT_POINTS", 5).constant("AT_Y", 7);
         let inputs = if matches!(self.extra, Extra::Prior(_)) { [0, 1, 2, 3, 4, 5] } else { [0, 1, 2, 3, 2, 3] };
         if self.codes.is_some() { dispatch.bind([&inputs[..], &[4]].concat()) } else { dispatch.bind(inputs) }
+    }
+
+    fn on_values(&self, dispatch: Dispatch) -> Dispatch {
+        debug_assert_eq!(self.extra, Extra::Nothing);
+        dispatch
+            .part(wgsl!("heads/values.wgsl"))
+            .constant("AT_POINTS", 4)
+            .constant("AT_Y", 6)
+            .flag("HALF_VALUES", [self.left.dtype, self.right.dtype].contains(&DType::F16))
+            .bind([0, 1, 2, 0, 0])
     }
 
     fn on_floats(&self, dispatch: Dispatch) -> Dispatch {

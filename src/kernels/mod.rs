@@ -19,6 +19,7 @@ pub mod head_codes;
 mod head_matrix;
 mod head_packed;
 mod head_product;
+pub mod head_values;
 pub mod heads;
 pub mod integer;
 pub mod integer_attention;
@@ -58,6 +59,7 @@ pub const TABLE: &[Family] = &[
     Family { name: "depthwise", cases: depthwise::cases },
     Family { name: "dropout", cases: dropout::cases },
     Family { name: "head_codes", cases: head_codes::cases },
+    Family { name: "head_values", cases: head_values::cases },
     Family { name: "heads", cases: heads::cases },
     Family { name: "integer", cases: integer::cases },
     Family { name: "integer_attention", cases: integer_attention::cases },

@@ -4,7 +4,8 @@
 //! elements, in the columns of the state, without the factor g; [`sums_of_state`] adds the parts. x and d are f32 or f16 each.
 //!
 //! Where x is read by more than the quantizer, and where it comes from an activation, d_x can be more than the quantizer's share: a
-//! fourth input, another gradient like x, is added, and the sum goes back through the activation. That appears when graphs are fused.
+//! fourth input, another gradient like x, is added, and the sum goes back through the activation. Of a ReLU with a dropout behind it, or a
+//! softmax with one, what they let pass is what is above zero behind both: such a dropout is a factor. That appears when graphs are fused.
 //! Where nothing before the quantizer learns, there is no d_x.
 
 use super::codes::{Granular, Quantize, test_shapes, test_state, test_x};
@@ -15,10 +16,13 @@ use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Op, Var, ids};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::reduce::ColumnSums;
-use crate::kernels::rows::lanes;
+use crate::kernels::rows;
 use crate::tensor::compare::Tolerance;
 use crate::tensor::{DType, Host, TensorType};
 use crate::wgsl;
+
+/// Elements that an invocation takes at a time: four pieces, whose loads are under way together.
+const STEP: usize = 16;
 
 /// The gradients of a [`Quantize`]; see the module.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,8 @@ pub struct QuantizeBackward {
     pub added: bool,
     /// What gave x: d_x is the gradient of its input.
     pub activation: Activation,
+    /// Factor of what goes through that: a ReLU's, where a dropout is behind it.
+    pub factor: f32,
 }
 
 /// How the elements of each step size are shared out.
@@ -44,13 +50,15 @@ struct Shares {
     /// Neighbouring elements that share a step size.
     run: usize,
     parts: usize,
-    /// Elements of a step size in one part: a multiple of four.
+    /// Elements of a step size in one part: whole steps, so that no invocation is idle but at the end.
     chunk: usize,
+    /// Invocations of a part, a workgroup.
+    lanes: usize,
 }
 
 impl QuantizeBackward {
     pub(super) fn of(Quantize { bits, signed, inner }: Quantize, d_x: bool) -> Self {
-        Self { bits, signed, inner, d_x, added: false, activation: Activation::None }
+        Self { bits, signed, inner, d_x, added: false, activation: Activation::None, factor: 1.0 }
     }
 
     /// Which result is the sums.
@@ -74,34 +82,28 @@ impl QuantizeBackward {
     /// Enough workgroups for a large GPU, each with some passes of work; of little, as many as there is work for.
     fn shares(self, x: TensorType, groups: usize) -> Shares {
         let elements = x.shape.len() / groups;
-        let parts = elements.div_ceil(4 * GROUP).min(2048usize.div_ceil(groups));
-        Shares { groups, run: self.forward().run(x.shape, groups), parts, chunk: elements.div_ceil(parts).next_multiple_of(4) }
-    }
-
-    /// Invocations for a part: of little, a step of four pieces each; of much, which keeps a GPU busy anyway, two, so that none is left
-    /// half empty. More when there are as many as a workgroup has.
-    fn lanes(chunk: usize, width: usize, pieces: usize) -> usize {
-        let each = if pieces > 1 << 20 { 8 } else { 4 };
-        (chunk / width).div_ceil(each).next_power_of_two().clamp(32, GROUP)
+        // Of little, small workgroups, so that more processors have one.
+        let lanes = if x.shape.len() <= 1 << 18 || elements < STEP * GROUP { 32 } else { GROUP };
+        let chunk = STEP * lanes * elements.div_ceil(STEP * lanes * 2048usize.div_ceil(groups));
+        Shares { groups, run: self.forward().run(x.shape, groups), parts: elements.div_ceil(chunk), chunk, lanes }
     }
 
     fn kernel(self, inputs: &[TensorType], width: usize) -> Dispatch {
         let (x, d, levels) = (inputs[0], inputs[2], self.forward().levels());
-        let Shares { groups, run, parts, chunk } = self.shares(x, inputs[1].shape.rows());
-        let lanes_of_part = Self::lanes(chunk, width, x.shape.len() / width);
+        let Shares { groups, run, parts, chunk, lanes } = self.shares(x, inputs[1].shape.rows());
         let words = Words::of([x.shape.len() / groups / width, run / width, groups, parts, chunk / width]);
         let dispatch = Dispatch::new(wgsl!("quantize/backward.wgsl"), inputs.len())
             .wide("wide_x", x.dtype, width)
             .wide("wide_d", d.dtype, width)
-            .constant("GROUP", GROUP)
-            .constant("LANES", lanes_of_part)
-            .params(words.float(levels.low() as f32).float(levels.high() as f32))
+            .constant("GROUP", lanes)
+            .constant("LANES", lanes)
+            .params([levels.low() as f32, levels.high() as f32, self.factor].into_iter().fold(words, Words::float))
             .constant("ACTIVATION", self.activation as usize)
             .constant("AT_SUMS", inputs.len() + 1 + self.sums())
             .part(if self.d_x { wgsl!("quantize/d_x.wgsl") } else { wgsl!("quantize/no_d_x.wgsl") })
             .part(if self.added { wgsl!("quantize/other.wgsl") } else { wgsl!("quantize/no_other.wgsl") })
-            .over_groups((groups * parts).div_ceil(GROUP / lanes_of_part));
-        lanes(dispatch, width)
+            .over_groups(groups * parts);
+        rows::lanes(dispatch, width)
     }
 }
 
@@ -115,6 +117,7 @@ impl Op for QuantizeBackward {
         let others: &[TensorType] = if self.added { &[*x] } else { &[] };
         let fits = other == others
             && (self.d_x || !self.added)
+            && (self.factor == 1.0 || self.activation == Activation::Relu)
             && x.dtype.is_float()
             && divides(self.inner, x.shape, *state)
             && d.dtype.is_float()
@@ -139,7 +142,7 @@ impl Op for QuantizeBackward {
             let q = levels.nearest(u);
             let inside = (levels.low() as f32..=levels.high() as f32).contains(&u);
             let gradient = if inside { d } else { 0.0 } + other.as_ref().map_or(0.0, |other| other[i]);
-            d_x[i] = if self.passes(x) { gradient } else { 0.0 };
+            d_x[i] = if self.passes(x) { gradient * self.factor } else { 0.0 };
             sums[0] += f64::from(d) * f64::from(q - if inside { u } else { state[2] });
             sums[2] -= if inside { 0.0 } else { f64::from(state[0]) * f64::from(d) };
         }
@@ -182,7 +185,7 @@ pub(super) fn cases() -> Vec<Case> {
         let tolerance = Tolerance { absolute: 2e-5 * (1 << bits) as f32, relative: 1e-5 };
         let plain = QuantizeBackward::of(Quantize { bits, signed, inner }, true);
         let activation = [Activation::Relu, Activation::None, Activation::Relu6][i % 3];
-        let joined = QuantizeBackward { added: i % 5 != 0, activation, ..plain };
+        let joined = QuantizeBackward { added: i % 5 != 0, activation, factor: if i % 3 == 0 { 1.25 } else { 1.0 }, ..plain };
         let other = joined.added.then(|| noise(&shape, i as u64 + 180));
         let joined = Case::new(joined, inputs.iter().cloned().chain(other).collect(), tolerance);
         cases.push(joined.clone());

@@ -1,0 +1,7 @@
+// The state of one quantizer with GROUPS step sizes, for RUN vectors each in turn.
+
+@group(0) @binding(AT_STATE) var<storage, read> states: array<vec4<f32>>;
+
+fn state_of(quantizer: u32, i: u32) -> vec4<f32> {
+    return states[i / RUN % GROUPS];
+}
