@@ -11,9 +11,15 @@ fn halves(v: vec4<f32>, zero: u32) -> vec4<f32> {
 // 1.5 · 2^23: a sum with it, of numbers from -2^22 to 2^22, is rounded to an integer, half to even, which stands in the last bits.
 const INTEGERS = 12582912.0;
 
-// code = round(clamp(x · (1 / alpha) + Z, low, high)) - offset, of which four are a word. The offset is even, so that it changes no tie.
+// Four levels, not yet rounded, as a word of codes, which are less by `offset`: an even number, so that it changes no tie. A code and 128
+// are a digit of base 256, so that sums put digits in their places. What INTEGERS and 128 have there is (0x4b400000 - 128) · 0x01010101.
+fn word_of_levels(u: vec4<f32>, offset: f32) -> u32 {
+    let codes = bitcast<vec4<u32>>(u + (INTEGERS - offset));
+    let all = codes.x + (codes.y << 8u) + (codes.z << 16u) + (codes.w << 24u);
+    return (all - 0x0abf7f80u) ^ 0x80808080u;
+}
+
+// code = round(clamp(x · (1 / alpha) + Z, low, high)) - offset, of which four are a word.
 fn codes_under(x: vec4<f32>, inverse: vec4<f32>, z: vec4<f32>, low: f32, high: f32, offset: f32, zero: u32) -> u32 {
-    let u = clamp(rounded4(x * inverse, zero) + z, vec4<f32>(low), vec4<f32>(high));
-    let bytes = bitcast<vec4<u32>>(u + (INTEGERS - offset)) & vec4<u32>(0xffu);
-    return bytes.x | bytes.y << 8u | bytes.z << 16u | bytes.w << 24u;
+    return word_of_levels(clamp(rounded4(x * inverse, zero) + z, vec4<f32>(low), vec4<f32>(high)), offset);
 }

@@ -11,7 +11,6 @@ struct Params {
     heads: u32,
     depth: u32,
     scale: f32,
-    low: f32,
     high: f32,
     offset: f32,
 }
@@ -34,15 +33,24 @@ fn nothing() -> u32 {
     return p.rows >> 31u;
 }
 
-// The four scores that sums of products of queries and keys stand for, as a map of them has them.
-fn scores_of(sums: vec4<i32>, factor: f32) -> vec4<f32> {
-    if SMALL_SCORES {
-        return stored(rounded4(floats_of_small(sums) * factor, nothing()));
+// Scores from sums as floats, as a map of them has them. In halves a product is rounded again at once, so that nothing can be joined to it.
+fn scaled(sums: vec4<f32>, factor: f32) -> vec4<f32> {
+    if HALF_Y {
+        return stored(sums * factor);
     }
-    return stored(rounded4(nearest_floats(sums) * factor, nothing()));
+    return rounded4(sums * factor, nothing());
 }
 
-// Four codes of a map.
+// The four scores that sums of products of queries and keys stand for.
+fn scores_of(sums: vec4<i32>, factor: f32) -> vec4<f32> {
+    if SMALL_SCORES {
+        return scaled(floats_of_small(sums), factor);
+    }
+    return scaled(nearest_floats(sums), factor);
+}
+
+// Four codes of a map. They have no lower limit: a weight is no less than 0, whose code is one of the levels.
 fn map_codes(y: vec4<f32>, state: vec4<f32>) -> u32 {
-    return codes_under(stored(y), vec4<f32>(state.y), vec4<f32>(state.z), p.low, p.high, p.offset, nothing());
+    let u = rounded4(stored(y) * state.y, nothing()) + state.z;
+    return word_of_levels(min(u, vec4<f32>(p.high)), p.offset);
 }

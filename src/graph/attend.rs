@@ -89,9 +89,16 @@ mod tests {
     use crate::graph::pad::tests::{attention, tokens};
     use crate::graph::{Values, fuse, fuse_for, interpret};
 
-    /// A device with matrices of bytes and as much workgroup memory as has been seen there.
-    const BYTES: Capabilities =
-        Capabilities { f16: true, matrix: true, byte_matrix: true, workgroup_memory: 48 << 10, tier: Tier::Matrix, ..Capabilities::WEBGPU };
+    /// A device with matrices of bytes, and workgroups as large as have been seen there.
+    const BYTES: Capabilities = Capabilities {
+        f16: true,
+        matrix: true,
+        byte_matrix: true,
+        workgroup_memory: 48 << 10,
+        invocations: 1024,
+        tier: Tier::Matrix,
+        ..Capabilities::WEBGPU
+    };
 
     fn count(g: &Graph, op: &str) -> usize {
         g.nodes().iter().filter(|node| node.op.name() == op).count()
@@ -104,7 +111,7 @@ mod tests {
             ([16, 160, 64], None, BYTES, 1),
             ([17, 70, 64], None, Capabilities::WEBGPU, 0),
             ([17, 60, 64], None, BYTES, 0),
-            ([17, 2000, 64], None, BYTES, 0),
+            ([17, 2100, 64], None, BYTES, 0),
             ([17, 70, 60], None, BYTES, 0),
             ([17, 70, 64], Some("scores"), BYTES, 0),
             ([17, 70, 64], Some("map"), BYTES, 0),

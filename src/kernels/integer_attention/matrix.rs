@@ -2,24 +2,31 @@
 //!
 //! # Tried and left
 //!
-//! On an H100 (driver 580.159, 2026-11-26), µs of a layer of DETR-R50 4-4-8 (`qdetr bench model --preset detr-resnet50 --precision f16
-//! --bits 4-4-8 --batch 8 --profile --top 400`, and `--batch 1`), encoder and cross attention of the decoder:
+//! On an H100 (driver 580.159, 2026-11-26), µs of a layer of DETR-R50 4-4-8 by timestamps, encoder and cross attention of the decoder; the
+//! first two in a model (`qdetr bench model --preset detr-resnet50 --precision f16 --bits 4-4-8 --batch 8 --profile --top 400`, and
+//! `--batch 1`), the others by themselves, where the first two are 159; 30 | 30; 15 and 129; 25 | 26; 12:
 //!
 //! | what | batch 8 | batch 1 |
 //! | --- | --- | --- |
-//! | scores, softmax and mix one after the other | 234; 51 | 49; 31 |
-//! | this | 160; 31 | 31; 16 |
-//! | the keys of a step on their way during the one before, not all from the beginning | 169; 31 | 32; 16 |
-//! | zeros taken off by fewer products: one each where a byte holds them negated, and what all channels have in common once | 171; 32 | 32; 17 |
-//! | the workgroup's barriers where a subgroup's own would do, sums to floats by conversion | 187; 34 | 33; 17 |
-//! | values in strips that are padded: one workgroup on a processor at a time, not two | 262; 48 | 49; 18 |
-//! | four pieces of a row in a step in place of eight, twice as many subgroups | | 48; 16 |
+//! | before: a map for all subgroups in workgroup memory, divisions by parameters, a barrier for two steps of each tree | 164; 31 | 31; 16 |
+//! | this | 130; 26 | 26; 13 |
+//! | one share everywhere | 129; 25 | 26; 14 |
+//! | two shares everywhere | ; 33 | 32; 12 |
+//! | every score compared with a limit in floats; rows of sums padded by one vector, so that stores of four meet in banks | 137; 27 | 27; 14 |
+//! | that, and no limits at all, which is wrong | 127; 25 | 25; 13 |
+//! | the same with rows of sums padded by two | 121; 24 | 25; 13 |
+//! | limits in floats, and the sum of a map's codes on matrices: 142 registers a lane, one workgroup on a processor | 177; 33 | 33; 13 |
+//! | limits in floats, and loads kept from being moved down to where they are needed: keys, or values: over 128 registers | 173; 33 | 32; 13 |
+//! | both, in 128 registers | 137; 27 | 27; 14 |
+//! | limits in floats, and keys or values in rows of another padding | 138; 27 | 27; 14 |
+//! | 32 queries a workgroup, scores kept as halves, exponentials computed twice: 143 registers | 212; 46 | 41; 27 |
+//! | before: the workgroup's barriers where a subgroup's own would do, sums to floats by conversion | 187; 34 | 33; 17 |
 //! | before: two subgroups for the same values, each its channels; states read where they are needed | 205; 37 | 37; 20 |
 //! | before: keys and queries loaded from storage as matrices, which is byte by byte; four pieces | 416; 67 | 69; 21 |
 //!
-//! The time is latency, of barriers, of setting up and of loads of 32 bytes from rows of 256, more than arithmetic: of 208 µs of the last but
-//! one, 198 were left without exponentials, 188 without making codes, 144 without the mix and 71 without all of that and the keys.
-//! To be tried: 32 queries a workgroup, for which all of this is done once.
+//! Registers decide more than arithmetic: with more than 128 a lane a processor has one workgroup at a time, and the driver does not mind.
+//! Exponentials are three of the µs. Of some 2500 instructions of a lane half are its 64 scores', and workgroup memory is busy for half of
+//! the time. To be tried: 32 queries a workgroup in 128 registers, for which keys and values would be loaded and turned once.
 
 use super::{IntegerAttention, Sizes};
 use crate::gpu::{Capabilities, Dispatch};
@@ -31,50 +38,38 @@ use crate::wgsl;
 const DEPTH: usize = 32;
 /// Queries of a workgroup.
 const TILE: usize = 16;
-/// Lanes of a row's softmax: of two subgroups to sixteen.
+/// Lanes of a row's softmax: of one subgroup to sixteen.
 const LANES: std::ops::RangeInclusive<usize> = 8..=128;
+/// Lanes of a row's softmax that a subgroup stands for.
+const PIECES: usize = 8;
 const MOST_STEPS: usize = 4;
+/// Invocations of a workgroup that have room for their registers.
+const MOST_INVOCATIONS: usize = 512;
+/// Subgroups that keep a large GPU busy: with fewer, a row's steps are shared by two where one would have them.
+const BUSY: usize = 1056;
 
-/// How rows are shared, and what of it lies in workgroup memory, in vectors of sixteen bytes.
+/// How a row is shared.
 #[derive(Clone, Copy)]
 struct Variant {
     /// Lanes of a row's softmax.
     lanes: usize,
-    /// Pieces of four columns of a row that a subgroup has in a step.
-    pieces: usize,
+    /// By how many subgroups the steps of one are shared.
+    shares: usize,
     keys: usize,
 }
 
 impl Variant {
-    fn new(lanes: usize, keys: usize) -> Self {
-        // More of them are more work for each setting up, but there are to be two subgroups.
-        Self { lanes, pieces: if lanes > 8 { 8 } else { 4 }, keys }
-    }
-
     fn subgroups(self) -> usize {
-        self.lanes / self.pieces
+        self.shares * self.lanes / PIECES
     }
 
-    /// The strips of sums, or of the keys before them; behind them is what scores count as at most.
-    fn strips(self) -> usize {
-        self.subgroups() * TILE * (self.pieces + 1)
-    }
-
-    /// The codes of the map, behind which are strips of values.
-    fn map(self) -> usize {
-        TILE * (2 * self.keys.div_ceil(32) + 1)
-    }
-
-    /// What is in workgroup memory by turns.
-    fn staged(self) -> usize {
-        let limits = self.keys.div_ceil(4) + self.pieces;
-        let (values, results, cells) = (self.subgroups() * 2 * DEPTH, self.subgroups() * 2 * TILE * 5, self.lanes * 4);
-        (self.strips() + limits).max(self.map() + values).max(results).max(cells)
-    }
-
-    /// Bytes of workgroup memory, with the queries and rows of nine numbers.
+    /// Bytes of workgroup memory: vectors of shares, queries and numbers, and words of what counts and of rows.
     fn bytes(self) -> usize {
-        16 * (self.staged() + TILE * 3 + 9 * 2)
+        16 * (self.subgroups() * TILE * 10 + TILE * 3 + 16) + 4 * (self.keys.div_ceil(32) * 8 + 2 * TILE)
+    }
+
+    fn fits(self, device: &Capabilities) -> bool {
+        self.bytes() <= device.workgroup_memory as usize && self.subgroups() * 32 <= MOST_INVOCATIONS.min(device.invocations as usize)
     }
 }
 
@@ -83,25 +78,31 @@ pub(super) fn fits(op: IntegerAttention, inputs: &[TensorType], device: &Capabil
     let Sizes { keys, depth, .. } = op.sizes(inputs);
     let (layout, steps) = op.layout(inputs);
     let is_shared = depth == DEPTH && LANES.contains(&layout.lanes) && steps <= MOST_STEPS;
-    device.allows_bytes() && is_shared && Variant::new(layout.lanes, keys).bytes() <= device.workgroup_memory as usize
+    device.allows_bytes() && is_shared && Variant { lanes: layout.lanes, shares: 1, keys }.fits(device)
 }
 
-/// The kernel, where it [`fits`].
-pub(super) fn kernel(op: IntegerAttention, inputs: &[TensorType], device: &Capabilities) -> Option<Dispatch> {
+/// The kernels, best first, where it [`fits`].
+pub(super) fn kernels(op: IntegerAttention, inputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
     if !fits(op, inputs, device) {
-        return None;
+        return Vec::new();
     }
     let Sizes { batch, queries, keys, .. } = op.sizes(inputs);
-    let variant = Variant::new(op.layout(inputs).0.lanes, keys);
+    let (lanes, steps) = (op.layout(inputs).0.lanes, op.layout(inputs).1);
+    let groups = queries.div_ceil(TILE) * batch * op.heads;
+    let is_busy = groups * lanes / PIECES >= BUSY;
+    let shares = if is_busy { [1, 2] } else { [2, 1] };
+    let variants = shares.into_iter().map(|shares| Variant { lanes, shares, keys });
+    let fitting = variants.filter(|variant| variant.shares <= steps && variant.fits(device));
+    fitting.map(|variant| kernel(op, inputs, variant).over_groups(groups)).collect()
+}
+
+fn kernel(op: IntegerAttention, inputs: &[TensorType], variant: Variant) -> Dispatch {
     let dispatch = lanes(Dispatch::new(wgsl!("integer_attention/matrix.wgsl"), inputs.len()), 4)
         .on_bytes()
         .constant("LANES", variant.lanes)
-        .constant("PIECES", variant.pieces)
-        .constant("STAGED", variant.staged())
-        .constant("LIMITS", variant.strips())
-        .constant("FIRST_V", variant.map())
-        .constant("KEYS", keys)
-        .flag("IS_ODD", variant.lanes.ilog2() % 2 == 1);
-    let dispatch = op.finish(dispatch, inputs).part(wgsl!("heads/columns.wgsl"));
-    Some(dispatch.over_groups(queries.div_ceil(TILE) * batch * op.heads))
+        .constant("SHARES", variant.shares)
+        .constant("QUERIES", op.sizes(inputs).queries)
+        .constant("KEYS", variant.keys)
+        .constant("HEADS", op.heads);
+    op.finish(dispatch, inputs).part(wgsl!("heads/columns.wgsl"))
 }

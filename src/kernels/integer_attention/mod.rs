@@ -84,7 +84,7 @@ impl IntegerAttention {
         let Sizes { batch, queries, keys, depth } = self.sizes(inputs);
         let (has_mask, rows) = (self.has_mask(inputs), self.heads * queries);
         let words = Words::of([batch * rows, keys.div_ceil(4), rows, keys, queries, self.heads, depth]).float(self.scale);
-        let limits = [self.map.low(), self.map.high(), self.map.offset()];
+        let limits = [self.map.high(), self.map.offset()];
         let bindings = [0, if has_mask { 4 } else { 0 }, 1, 2, 3];
         let out_state = self.codes.map(|_| inputs.len() - 1);
         stores(dispatch, width_of(depth), self.to, self.codes)
@@ -141,7 +141,7 @@ impl Op for IntegerAttention {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], device: &Capabilities) -> Vec<Dispatch> {
-        matrix::kernel(*self, inputs, device).into_iter().chain([self.portable(inputs)]).collect()
+        matrix::kernels(*self, inputs, device).into_iter().chain([self.portable(inputs)]).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
