@@ -176,7 +176,7 @@ impl Coded {
                     .part(wgsl!("store/sum.wgsl"))
             }
         };
-        self.kept(dispatch, at_y, y.dtype)
+        self.kept(dispatch, at_y, y.dtype).part(wgsl!("store/codes.wgsl"))
     }
 
     /// Adds `keep(i, v)`, which stores floats or does not.
