@@ -37,7 +37,7 @@
 //! [`data::image::read`] gives an upright RGB picture; [`data::preprocess`] resizes it as Pillow does and pads a
 //! batch of bytes. [`models::Detector`] builds the DETR graph for that size with [`nn`], whose first node normalizes the bytes, folds what
 //! depends on parameters alone, fuses biases, norms, skip connections and activations into the products before them, compiles the
-//! [`graph::Plan`] and keeps it. A run writes the batch, submits all kernel launches in a few compute passes and reads back only
+//! [`graph::Plan`] and keeps it, in less memory if it must ([`graph::within`]). A run writes the batch, submits all kernel launches in a few compute passes and reads back only
 //! logits and boxes, which [`models::postprocess`] turns into detections in the pixels of the original picture.
 //!
 //! # Low bits, through the rooms
@@ -45,9 +45,10 @@
 //! A [`models::ModelConfig`] with a [`quant::Quantization`] makes every layer of [`nn`] ask for its bits. Such a layer turns its input and
 //! its weights into codes ([`kernels::quantize`]) and multiplies these as integers ([`kernels::integer`], [`kernels::head_codes`]), in
 //! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
-//! correctly rounded, the same next codes. [`graph::fuse`] then lets products, norms, sums and softmaxes write the next codes themselves; for use alone, [`graph::fuse_for`] a device makes one op of an
-//! attention ([`kernels::integer_attention`]), and of a layer with its norm ([`kernels::integer::IntegerLinearNorm`]), where that is faster. Backward
-//! reads the codes; gradients pass straight through the rounding. In training the small work of all quantizers shares a few launches
+//! correctly rounded, the same next codes. [`graph::fuse`] then lets products, norms, sums and softmaxes write the next codes themselves; for
+//! use alone, [`graph::fuse_for`] a device makes one op of an attention ([`kernels::integer_attention`]), and of a layer with its norm
+//! ([`kernels::integer::IntegerLinearNorm`]), where that is faster. Backward reads the codes; gradients pass straight through the rounding.
+//! In training the small work of all quantizers shares a few launches
 //! ([`graph::Quantizers`]).
 //!
 //! # Distillation, through the rooms
