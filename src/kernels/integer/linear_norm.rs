@@ -64,8 +64,9 @@ const TILE: usize = 16;
 /// And columns: a workgroup has whole rows.
 const COLUMNS: usize = 256;
 
-/// Terms of sums with which the kernel was faster; with 2048 it is not: one processor reads all weights.
-const MOST_K: usize = 256;
+/// Terms of sums up to which the kernel may be faster, of 256 and 2048 that were measured: with 2048 it is not, because one processor reads all
+/// weights.
+const MOST_K: usize = 512;
 /// Rows up to which it may be faster, of 850 and 6800 that were measured: workgroups for most of some 130 processors. More read the same
 /// weights once more.
 const MOST_ROWS: usize = 128 * TILE;
