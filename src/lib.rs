@@ -37,8 +37,9 @@
 //! [`data::image::read`] gives an upright RGB picture; [`data::preprocess`] resizes it as Pillow does and pads a
 //! batch of bytes. [`models::Detector`] builds the DETR graph for that size with [`nn`], whose first node normalizes the bytes, folds what
 //! depends on parameters alone, fuses biases, norms, skip connections and activations into the products before them, compiles the
-//! [`graph::Plan`] and keeps it, in less memory if it must ([`graph::within`]). A run writes the batch, submits all kernel launches in a few compute passes and reads back only
-//! logits and boxes, which [`models::postprocess`] turns into detections in the pixels of the original picture.
+//! [`graph::Plan`] and keeps it; where memory is limited, the first layers run on parts of the batch ([`graph::within`]). A run writes the
+//! batch, submits all kernel launches in a few compute passes and reads back only logits and boxes, which [`models::postprocess`] turns
+//! into detections in the pixels of the original picture.
 //!
 //! # Low bits, through the rooms
 //!

@@ -8,9 +8,9 @@ use common::gpu;
 use hashed::golden;
 use qdetr::data::Entry;
 use qdetr::data::preprocess::{Batch, Resize, Sample, Size};
-use qdetr::gpu::{Gpu, Options, Tier};
+use qdetr::gpu::{Capabilities, Gpu, Options, Tier};
 use qdetr::graph::check::{noise, trace};
-use qdetr::graph::{Graph, Params, Plan, PlanOptions, Scratch, Values, fold, fuse, interpret};
+use qdetr::graph::{Graph, Needs, Params, Plan, PlanOptions, Scratch, Values, fold, fuse, fuse_for, interpret, within};
 use qdetr::kernels::position::Valid;
 use qdetr::models::config::{Attention, Backbone, Block, ResNet};
 use qdetr::models::smca::Image;
@@ -115,6 +115,31 @@ fn in_less_memory_the_first_layers_run_on_parts_of_the_batch() {
         let refused = session(Some(1000)).plan(given).expect_err("too little").to_string();
         assert!(refused.contains("4 × 61 × 83") && refused.contains("1000 are allowed"), "{refused}");
     }
+}
+
+/// The figures of README; no device is asked.
+#[test]
+fn detr_r50_in_four_bits_takes_639_mb_for_eight_pictures_or_292_in_parts() {
+    let bytes = Capabilities {
+        f16: true,
+        matrix: true,
+        byte_matrix: true,
+        workgroup_memory: 48 << 10,
+        invocations: 1024,
+        subgroup: (32, 32),
+        tier: Tier::Matrix,
+        ..Capabilities::WEBGPU
+    };
+    let config =
+        ModelConfig { quantization: Some(Quantization::new("4-4-8".parse().expect("bits"))), ..ModelConfig::detr("resnet50").unwrap() };
+    let folded = |images| {
+        let graph = detr(&config, (size(images, 800, 1066), Entry::Bytes), Precision::F16, Results::Answers).into_parts().0;
+        fold(&fuse_for(&graph, &bytes), &|_| false).graph
+    };
+    let megabytes = |graph: &Graph| Needs::of(graph, &|_| false).total().div_ceil(1_000_000);
+    let whole = folded(8);
+    let parts = within(&whole, 8, 300_000_000, folded).expect("it fits in parts");
+    assert_eq!([megabytes(&whole), megabytes(&parts)], [639, 292]);
 }
 
 #[test]

@@ -83,14 +83,14 @@ fn attention(graph: &Graph, readers: &HashMap<Var, usize>, node: &Node) -> Optio
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::gpu::Tier;
     use crate::graph::pad::tests::{attention, tokens};
     use crate::graph::{Values, fuse, fuse_for, interpret};
 
     /// A device with matrices of bytes, and workgroups as large as have been seen there.
-    const BYTES: Capabilities = Capabilities {
+    pub(in crate::graph) const BYTES: Capabilities = Capabilities {
         f16: true,
         matrix: true,
         byte_matrix: true,

@@ -3,7 +3,8 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::requantize`], [`super::pad`], [`super::join`] and [`super::batch`].
+//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::requantize`], [`super::pad`],
+//! [`super::join`] and [`super::batch`].
 
 use super::attend::attend;
 use super::batch::batch;

@@ -26,12 +26,12 @@ mod op;
 mod pad;
 mod params;
 mod parts;
-mod pieces;
 mod plan;
 mod profile;
 mod quantizers;
 mod rebuild;
 mod requantize;
+mod within;
 
 pub use arena::{Arena, Layout};
 pub use fold::{Folded, fold};
@@ -42,10 +42,10 @@ pub use memory::Needs;
 pub use op::{Io, Op, ids, node_name};
 pub use params::Params;
 pub use parts::{Parts, PartsArena};
-pub use pieces::within;
 pub use plan::{Encoded, Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
 pub use profile::StepTime;
 pub use quantizers::{QuantizerArenas, Quantizers};
+pub use within::within;
 
 use crate::tensor::{Host, Shape, TensorType};
 use std::collections::BTreeMap;

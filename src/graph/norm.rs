@@ -85,6 +85,7 @@ fn normed(graph: &Graph, readers: &HashMap<Var, usize>, constant: &HashSet<Var>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::attend::tests::BYTES;
     use crate::graph::check::noise;
     use crate::graph::{Values, fuse, fuse_for, interpret};
     use crate::kernels::binary::add;
@@ -92,16 +93,6 @@ mod tests {
     use crate::kernels::layer_norm::layer_norm;
     use crate::kernels::quantize::{Levels, quantize, quantizer_state};
     use crate::tensor::{Host, TensorType};
-
-    /// A device with matrices of bytes.
-    const BYTES: Capabilities = Capabilities {
-        f16: true,
-        matrix: true,
-        byte_matrix: true,
-        workgroup_memory: 48 << 10,
-        tier: crate::gpu::Tier::Matrix,
-        ..Capabilities::WEBGPU
-    };
 
     fn codes(g: &mut Graph, x: Var, alpha: f32) -> Codes {
         let (levels, rows) = (Levels::new(4, true), g.shape(x).rows());

@@ -1,6 +1,6 @@
-//! A rewrite for networks on codes: quantizers behind a product of codes, a sum, a norm, a pool, a dropout or a softmax become part of it, which then
-//! writes codes and, where something else reads them too (a skip connection, a backward), floats as well. The codes are the same, bit
-//! by bit.
+//! A rewrite for networks on codes: quantizers behind a product of codes, a sum, a norm, a pool, a dropout or a softmax become part of it,
+//! which then writes codes and, where something else reads them too (a skip connection, a backward), floats as well. The codes are the
+//! same, bit by bit.
 //!
 //! The producer runs where it stood. The quantizer's state must exist there: it is constant, or its node is moved before the
 //! producer, which is possible when that reads parameters and inputs alone. Constant states of several quantizers are joined into one

@@ -115,7 +115,7 @@ impl Session {
     fn within_memory<'a>(&self, graph: &'a Graph, (size, entry): Given) -> Result<Cow<'a, Graph>> {
         let Some(bytes) = self.memory else { return Ok(Cow::Borrowed(graph)) };
         let of = |images| fold(&self.fused((BatchSize { images, ..size }, entry)), &|_| false).graph;
-        within(graph, size.images, bytes, of).map(Cow::Owned).map_err(|least| {
+        within(graph, size.images, bytes, of).map_err(|least| {
             let advice = "allow more, or give fewer pictures at once";
             Error::OutOfMemory(format!("a batch of {size} takes {least} bytes at least, {bytes} are allowed; {advice}"))
         })

@@ -125,8 +125,9 @@ impl Variant {
         self.walking([4, 2].into_iter().find(is_far).unwrap_or(1))
     }
 
+    /// Workgroups.
     fn groups(self, product: &Product) -> usize {
-        product.groups * product.n.div_ceil(self.tile.n) * product.m.div_ceil(self.tile.m).div_ceil(self.walk)
+        product.tiles(Tile { m: self.walk * self.tile.m, ..self.tile })
     }
 
     /// Subgroups that have the same results.

@@ -8,6 +8,7 @@ use super::memory::{Needs, lives};
 use super::rebuild::Rebuild;
 use super::{Graph, Node, Origin, PART_BYTES, Var};
 use crate::kernels::concat::{concat, slice};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 impl Needs {
@@ -22,10 +23,10 @@ impl Needs {
 ///
 /// # Errors
 /// The fewest bytes that it could take.
-pub fn within(graph: &Graph, batch: usize, bytes: usize, of: impl Fn(usize) -> Graph) -> Result<Graph, usize> {
+pub fn within(graph: &Graph, batch: usize, bytes: usize, of: impl Fn(usize) -> Graph) -> Result<Cow<'_, Graph>, usize> {
     let mut least = Needs::alone(graph);
     if least <= bytes {
-        return Ok(graph.clone());
+        return Ok(Cow::Borrowed(graph));
     }
     let cuts = cuts(graph);
     for parts in (2..=batch).filter(|parts| batch.is_multiple_of(*parts)) {
@@ -35,7 +36,7 @@ pub fn within(graph: &Graph, batch: usize, bytes: usize, of: impl Fn(usize) -> G
         for graph in cuts.iter().take_while(|&&cut| cut < alike).filter_map(|&cut| pair.in_parts(cut)) {
             let needed = Needs::alone(&graph);
             if needed <= bytes {
-                return Ok(graph);
+                return Ok(Cow::Owned(graph));
             }
             least = least.min(needed);
         }
@@ -213,7 +214,7 @@ mod tests {
         let inputs: Values =
             [("bytes".to_owned(), Host::i8([BATCH, 16, 24, 3], bytes)), ("sizes".to_owned(), test_sizes(BATCH, 16, 24))].into();
         let params: Values = g.params().iter().map(|(name, &var)| (name.clone(), noise(g.shape(var).dims(), 2))).collect();
-        let [expected, found] = [&g, &parts].map(|g| interpret(g, &inputs, &params)["y"].clone());
+        let [expected, found] = [&g, &*parts].map(|g| interpret(g, &inputs, &params)["y"].clone());
         assert_eq!(expected.as_bytes(), found.as_bytes());
     }
 
