@@ -9,6 +9,7 @@ use crate::gpu::{Dispatch, Gpu, Pipeline, ReadBack};
 use crate::tensor::Host;
 use std::collections::HashMap;
 use std::fmt;
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 use wgpu::{BindGroup, Buffer, CommandBuffer, ComputePass};
@@ -17,7 +18,10 @@ use wgpu::{BindGroup, Buffer, CommandBuffer, ComputePass};
 const GUARD_WORDS: usize = 64;
 const GUARD: u32 = 0xA5A5_5A5A;
 
-/// Kernel launches that are encoded and submitted together: enough to outlast what a submission costs.
+/// Kernel launches that are encoded and submitted first: few, so that the device begins soon, and enough to keep it busy while the next are
+/// encoded. On an H100, DETR-R50 on codes, against 96: 2.37 -> 2.10 ms for one picture, 8.35 -> 7.9 for eight; 8 and 32 are slower.
+const FIRST_STEPS: usize = 16;
+/// Kernel launches that are encoded and submitted together behind those: enough to outlast what a submission costs.
 const STEPS_A_SUBMIT: usize = 96;
 
 /// A segment of a run that is encoded and not yet submitted.
@@ -259,8 +263,9 @@ impl Plan {
     /// The steps of a segment in parts; at least one.
     fn parts(&self, segment: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let Range { start, end } = self.segments[segment].steps.clone();
-        let count = (end - start).div_ceil(STEPS_A_SUBMIT).max(1);
-        (0..count).map(move |i| start + i * STEPS_A_SUBMIT..(start + (i + 1) * STEPS_A_SUBMIT).min(end))
+        let first = (start + FIRST_STEPS).min(end);
+        let rest = (first..end).step_by(STEPS_A_SUBMIT).map(move |at| at..(at + STEPS_A_SUBMIT).min(end));
+        iter::once(start..first).chain(rest)
     }
 
     /// Steps in one compute pass, then, behind the last of the segment, the copies of its outputs.
