@@ -23,21 +23,32 @@ fn main(
 ) {
     let row = flat_group(group, groups) * (GROUP / LANES) + local / LANES;
     let lane = local % LANES;
-    let start = row * p.pieces;
-    // A row past the end is empty.
-    let pieces = select(0u, p.pieces, row < p.rows);
+    // A row past the end is the last one again, and what is past the end of a row its last piece, so that loads need no branch.
+    let start = min(row, p.rows - 1u) * p.pieces;
+    let last = p.pieces - 1u;
 
+    // Both are read once.
+    var y_row: array<wide, STEPS>;
+    var d_row: array<wide, STEPS>;
+    for (var i = 0u; i < STEPS; i++) {
+        let at = start + min(lane + i * LANES, last);
+        y_row[i] = wide(y[at]);
+        d_row[i] = wide(d_y[at]);
+    }
     var sum = wide();
-    for (var i = lane; i < pieces; i += LANES) {
-        sum += wide(y[start + i]) * wide(d_y[start + i]);
+    for (var i = 0u; i < STEPS; i++) {
+        sum += select(wide(), y_row[i] * d_row[i], lane + i * LANES < p.pieces);
     }
     let total = reduce_sum(local, sum_of(sum));
 
-    for (var i = lane; i < pieces; i += LANES) {
-        var d = wide(y[start + i]) * (wide(d_y[start + i]) - total);
-        if HAS_MASK {
-            d = select(wide(), d, mask[row / p.rows_of_mask * p.pieces + i] != wide_mask());
+    for (var i = 0u; i < STEPS; i++) {
+        let piece = lane + i * LANES;
+        if row < p.rows && piece < p.pieces {
+            var d = y_row[i] * (d_row[i] - total);
+            if HAS_MASK {
+                d = select(wide(), d, mask[row / p.rows_of_mask * p.pieces + piece] != wide_mask());
+            }
+            d_x[start + piece] = wide_x(d);
         }
-        d_x[start + i] = wide_x(d);
     }
 }

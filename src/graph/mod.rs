@@ -43,7 +43,7 @@ pub use op::{Io, Op, ids, node_name};
 pub use params::Params;
 pub use parts::{Parts, PartsArena};
 pub use plan::{Encoded, Links, MemoryReport, Plan, PlanOptions, Scratch, Slice};
-pub use profile::StepTime;
+pub use profile::{StepTime, least_step_us};
 pub use quantizers::{QuantizerArenas, Quantizers};
 pub use within::within;
 

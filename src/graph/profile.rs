@@ -1,12 +1,37 @@
 //! GPU time of every step, by timestamps at pass boundaries.
 
-use super::Plan;
-use crate::gpu::ReadBack;
+use super::{Graph, Params, Plan, PlanOptions, Scratch, Values};
+use crate::gpu::{Gpu, ReadBack};
+use crate::kernels::unary::relu;
+use crate::tensor::TensorType;
 use crate::{Error, Result};
 use wgpu::{BufferUsages, ComputePassTimestampWrites, QuerySetDescriptor, QueryType};
 
 /// Most queries a set may have.
 const MAX_QUERIES: usize = 4096;
+
+/// Steps of [`least_step_us`].
+const LEAST_STEPS: usize = 64;
+
+/// Microseconds of the least that a step can be, timed as [`Plan::profile`] does: one number read, one written, each step waiting for the
+/// one before. It is in the time of every step, and a run in which steps overlap has less of it.
+///
+/// # Errors
+/// As [`Plan::profile`].
+pub fn least_step_us(gpu: &Gpu) -> Result<f64> {
+    let mut graph = Graph::new();
+    let mut x = graph.input("x", TensorType::f32([1]));
+    for _ in 0..LEAST_STEPS {
+        x = relu(&mut graph, x);
+    }
+    graph.output("y", x);
+    let plan = Plan::compile(gpu, &graph, &Params::upload(gpu, &Values::new())?, &mut Scratch::default(), PlanOptions::default())?;
+    plan.run()?;
+    gpu.wait()?;
+    let mut times: Vec<f64> = plan.profile()?.iter().map(|step| step.time_us).collect();
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
 
 /// The time of one step.
 #[derive(Clone, Debug, serde::Serialize)]

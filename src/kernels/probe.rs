@@ -23,6 +23,8 @@ const GROUP: usize = 256;
 const MULTIPLY_ADDS: usize = 32;
 /// Chains of products of bytes of an invocation.
 const DOTS: usize = 8;
+/// Steps that are written out where a loop's own instructions would count.
+const EIGHT: usize = 8;
 /// Blocks of a and of b, 16 × 16 each; a subgroup multiplies each with each.
 const BLOCKS: [usize; 2] = [2, 4];
 const SIDE: usize = 16;
@@ -31,19 +33,19 @@ const SUBGROUPS: usize = 4;
 /// What the chains of multiply-adds are multiplied with: they stay finite.
 const FACTOR: f32 = 0.5;
 
-/// See the module; `rounds` is the length of the chains.
+/// See the module; `rounds` is the length of the chains, of matrices in single steps, otherwise in eights, which are written out.
 #[derive(Clone, Copy, Debug)]
 pub enum Probe {
     /// Memory.
     Copy,
     /// f32 arithmetic.
     MultiplyAdd {
-        /// Steps of each chain.
+        /// Eight steps of each chain.
         rounds: usize,
     },
     /// Products of packed bytes.
     Dot {
-        /// Steps of each chain.
+        /// Eight steps of each chain.
         rounds: usize,
     },
     /// Cooperative matrices, f16 with f32 sums.
@@ -93,12 +95,12 @@ impl Op for Probe {
         match *self {
             Self::Copy => vec![inputs[0].clone()],
             Self::MultiplyAdd { rounds } => {
-                let chain = |x: f32, first: f32| (0..rounds).fold(first, |a, _| a.mul_add(FACTOR, x));
+                let chain = |x: f32, first: f32| (0..EIGHT * rounds).fold(first, |a, _| a.mul_add(FACTOR, x));
                 let sum = |&x: &f32| (0..MULTIPLY_ADDS).map(|i| chain(x, i as f32 / 4.0)).sum();
                 vec![Host::from_f32(outputs[0], inputs[0].to_f32().iter().map(sum).collect())]
             }
             Self::Dot { rounds } => {
-                let chain = |x: u32, first: u32| (0..rounds).fold(first, |a, _| a.wrapping_add(dot_bytes(a, x)));
+                let chain = |x: u32, first: u32| (0..EIGHT * rounds).fold(first, |a, _| a.wrapping_add(dot_bytes(a, x)));
                 let sum = |&x: &u32| (0..DOTS as u32).fold(0u32, |sum, i| sum.wrapping_add(chain(x, x.wrapping_add(i))));
                 vec![Host::u32(outputs[0].shape.dims(), inputs[0].as_u32().iter().map(sum).collect())]
             }
@@ -150,8 +152,8 @@ impl Op for Probe {
         let n = inputs[0].shape.len();
         let operations = match *self {
             Self::Copy => 0,
-            Self::MultiplyAdd { rounds } => n * MULTIPLY_ADDS * rounds * 2,
-            Self::Dot { rounds } => n * DOTS * rounds * 8,
+            Self::MultiplyAdd { rounds } => n * MULTIPLY_ADDS * EIGHT * rounds * 2,
+            Self::Dot { rounds } => n * DOTS * EIGHT * rounds * 8,
             Self::Matrix { subgroups, rounds } => subgroups * rounds * BLOCKS[0] * BLOCKS[1] * 2 * SIDE.pow(3),
             Self::ByteMatrix { subgroups, rounds } => subgroups * rounds * BLOCKS[0] * BLOCKS[1] * 4 * SIDE.pow(3),
         };

@@ -11,7 +11,11 @@ pub(super) fn width_of(n: usize) -> impl Iterator<Item = usize> {
 
 /// Adds the type `wide` of `width` numbers and `sum_of`, `max_of` and `lanes_of`, its functions.
 pub(super) fn lanes(dispatch: Dispatch, width: usize) -> Dispatch {
-    let part = if width == 4 { wgsl!("lanes/vec4.wgsl") } else { wgsl!("lanes/scalar.wgsl") };
+    let part = match width {
+        4 => wgsl!("lanes/vec4.wgsl"),
+        2 => wgsl!("lanes/vec2.wgsl"),
+        _ => wgsl!("lanes/scalar.wgsl"),
+    };
     dispatch.wide("wide", DType::F32, width).part(part)
 }
 

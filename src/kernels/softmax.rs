@@ -25,19 +25,10 @@ pub struct Softmax {
     pub keys: Option<usize>,
 }
 
-/// The kernel of `source` over the rows of its first `rows` inputs, which are alike; one more input is the mask.
-fn kernel(source: Source, inputs: &[TensorType], rows: usize, width: usize) -> Dispatch {
-    let layout = RowLayout::new(inputs[0].shape, width);
-    let (x, mask) = (inputs[0], inputs.get(rows));
-    let batch = mask.map_or(1, |m| m.shape.rows());
-    let bindings: Vec<usize> = (0..rows).chain([if mask.is_some() { rows } else { 0 }]).collect();
-    let dispatch = Dispatch::new(source, rows + 1)
-        .wide("wide_x", x.dtype, width)
-        .wide("wide_mask", DType::U32, width)
-        .flag("HAS_MASK", mask.is_some())
-        .bind(bindings)
-        .params(Words::of([x.shape.rows(), x.shape.last() / width, x.shape.rows() / batch]));
-    layout.apply(dispatch)
+/// The widths in which rows can be read, best first. Pairs are for attention's maps, the largest tensors of a detector: 850 keys are no
+/// multiple of four.
+fn widths(x: TensorType) -> impl Iterator<Item = usize> {
+    [4, 2, 1].into_iter().filter(move |&width| x.shape.last().is_multiple_of(width))
 }
 
 impl Softmax {
@@ -45,27 +36,27 @@ impl Softmax {
         self.keys.unwrap_or(x.shape.last())
     }
 
-    /// A kernel over rows in pieces of four columns.
-    fn over_rows(self, source: Source, inputs: &[TensorType], four: bool) -> Dispatch {
+    /// A kernel over rows in pieces of four columns, which are read `width` at a time.
+    fn over_rows(self, source: Source, inputs: &[TensorType], width: usize) -> Dispatch {
         let (x, mask) = (inputs[0], inputs.get(1));
         let (layout, keys, pitch) = (RowLayout::new(x.shape, 4), self.keys(x), x.shape.last());
         let rows_of_mask = x.shape.rows() / mask.map_or(1, |m| m.shape.rows());
         let dispatch = Dispatch::new(source, 1)
             .element("element_x", x.dtype)
+            .wide("element_x2", x.dtype, 2)
             .constant("STEPS", layout.steps(pitch.next_multiple_of(4)))
             .flag("HAS_MASK", mask.is_some())
             .bind([0, usize::from(mask.is_some())])
             .params(Words::of([x.shape.rows(), pitch.div_ceil(4), rows_of_mask, keys, pitch]))
-            .part(if four { wgsl!("softmax/x_vec4.wgsl") } else { wgsl!("softmax/x_scalar.wgsl") })
-            .part(if four && keys.is_multiple_of(4) { wgsl!("softmax/mask_vec4.wgsl") } else { wgsl!("softmax/mask_scalar.wgsl") })
+            .part(match width {
+                4 => wgsl!("softmax/x_vec4.wgsl"),
+                2 => wgsl!("softmax/x_vec2.wgsl"),
+                _ => wgsl!("softmax/x_scalar.wgsl"),
+            })
+            .part(if width == 4 && keys.is_multiple_of(4) { wgsl!("softmax/mask_vec4.wgsl") } else { wgsl!("softmax/mask_scalar.wgsl") })
             .part(wgsl!("softmax/limits.wgsl"))
             .part(wgsl!("softmax/row.wgsl"));
         layout.apply(dispatch)
-    }
-
-    /// The ways in which rows can be read, best first: in vectors where four divides them, number by number always.
-    fn fours(x: TensorType) -> impl Iterator<Item = bool> {
-        width_of(x.shape.last()).map(|width| width == 4)
     }
 
     /// Kernels that write the codes of a quantizer with a state, which is the input behind x and mask; without what keeps floats.
@@ -79,10 +70,11 @@ impl Softmax {
         let rows_of_state = if state.shape.rows() == 1 { x.shape.rows() } else { quantizer.inner / x.shape.last() };
         let inputs = inputs.to_vec();
         // Words of codes across rows know of no padding.
-        Self::fours(x).filter(move |&four| four || self.keys.is_none()).map(move |four| {
+        width_of(x.shape.last()).filter(move |&width| width == 4 || self.keys.is_none()).map(move |width| {
+            let four = width == 4;
             let source = if four { wgsl!("softmax/codes.wgsl") } else { wgsl!("softmax/codes_across.wgsl") };
             let dispatch =
-                self.over_rows(source, &inputs, four).part(wgsl!("softmax/params_codes.wgsl")).part(wgsl!("softmax/stored.wgsl"));
+                self.over_rows(source, &inputs, width).part(wgsl!("softmax/params_codes.wgsl")).part(wgsl!("softmax/stored.wgsl"));
             let words = dispatch.params.clone().also([rows_of_state, state.shape.rows()]);
             let words = [levels.low(), levels.high(), levels.offset()].into_iter().fold(words, |words, limit| words.float(limit as f32));
             let dispatch = dispatch.bind([0, usize::from(count > 1), count]).params(words);
@@ -123,8 +115,12 @@ impl Op for Softmax {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        let store = |four: bool| if four { wgsl!("softmax/y_vec4.wgsl") } else { wgsl!("softmax/y_scalar.wgsl") };
-        Self::fours(inputs[0]).map(|four| self.over_rows(wgsl!("softmax.wgsl"), inputs, four).part(store(four))).collect()
+        let store = |width| match width {
+            4 => wgsl!("softmax/y_vec4.wgsl"),
+            2 => wgsl!("softmax/y_vec2.wgsl"),
+            _ => wgsl!("softmax/y_scalar.wgsl"),
+        };
+        widths(inputs[0]).map(|width| self.over_rows(wgsl!("softmax.wgsl"), inputs, width).part(store(width))).collect()
     }
 
     fn gradient(&self, graph: &mut Graph, io: &Io, d_outputs: &[Option<Var>], _wanted: &[bool]) -> Vec<Option<Var>> {
@@ -143,6 +139,22 @@ impl Op for Softmax {
 /// `(y, d_y) -> d_x` for `y = softmax(x)`; a third input is the mask.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftmaxBackward;
+
+impl SoftmaxBackward {
+    fn kernel(self, inputs: &[TensorType], width: usize) -> Dispatch {
+        let (x, mask) = (inputs[0], inputs.get(2));
+        let layout = RowLayout::new(x.shape, width);
+        let rows_of_mask = x.shape.rows() / mask.map_or(1, |m| m.shape.rows());
+        let dispatch = Dispatch::new(wgsl!("softmax_backward.wgsl"), 3)
+            .wide("wide_x", x.dtype, width)
+            .wide("wide_mask", DType::U32, width)
+            .constant("STEPS", layout.steps(x.shape.last()))
+            .flag("HAS_MASK", mask.is_some())
+            .bind([0, 1, if mask.is_some() { 2 } else { 0 }])
+            .params(Words::of([x.shape.rows(), x.shape.last() / width, rows_of_mask]));
+        layout.apply(dispatch)
+    }
+}
 
 impl Op for SoftmaxBackward {
     fn name(&self) -> &'static str {
@@ -168,7 +180,7 @@ impl Op for SoftmaxBackward {
     }
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
-        width_of(inputs[0].shape.last()).map(|width| kernel(wgsl!("softmax_backward.wgsl"), inputs, 2, width)).collect()
+        widths(inputs[0]).map(|width| self.kernel(inputs, width)).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {

@@ -11,28 +11,33 @@ use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
 use crate::wgsl;
 
-/// A tile of the packed kernel, of which an invocation computes 4 × 4 results, and the words of a slice.
+/// A tile of the packed kernel, of which an invocation computes `rows` × 4 results, and the steps of a slice that are written out.
 #[derive(Clone, Copy, Debug)]
 struct PackedTile {
     tile: Tile,
-    slice: usize,
+    rows: usize,
+    steps: usize,
 }
 
 /// Larger first.
 ///
-/// Tried and left (H100, 2026-11-26, `qdetr bench kernels --product 4096x4096x4096 --precision f16 --tier packed`): the first gives 95 TOP/s, of 102
-/// that the device does without memory; with slices of 8 words 90, of 32 words 87; two slices in workgroup memory, one barrier each 93; tiles of
-/// 128 × 64 94, of 128 × 32 92; 8 × 8 results an invocation, which read fewer words for each from workgroup memory, 77 on tiles of 128 × 128 and
-/// 75 on 64 × 64.
+/// H100, 2026-11-26, `qdetr bench kernels --product 4096x4096x4096 --precision f16 --tier packed`: the first gives 101 TOP/s
+/// (of the steps eight written out, 99.9; 4 × 4 results an invocation on tiles of 64 × 64, 99, and in a loop 92), where products of bytes
+/// without memory reach 109.
+/// Tried and left: slices of 8 words, 92, of 32, 88; two slices in workgroup memory, one barrier each, 2 % slower; 8 × 8 results an
+/// invocation, 95 to 97; 8 × 4 on tiles of 128 × 128 or 256 × 64, 94; subgroups that lie 8 × 4 in place of 16 × 2, 99.8; every sum a name of
+/// its own in place of every four, 98.
 const PACKED: [PackedTile; 2] =
-    [PackedTile { tile: Tile { m: 64, n: 64 }, slice: 16 }, PackedTile { tile: Tile { m: 32, n: 32 }, slice: 16 }];
+    [PackedTile { tile: Tile { m: 128, n: 64 }, rows: 8, steps: 16 }, PackedTile { tile: Tile { m: 32, n: 32 }, rows: 4, steps: 1 }];
+/// Words of a slice.
+const PACKED_SLICE: usize = 16;
 
 // Each lane loads at most one block of four rows by four words.
 const _: () = {
     let mut i = 0;
     while i < PACKED.len() {
-        let PackedTile { tile, slice } = PACKED[i];
-        assert!((tile.m + tile.n) / 4 * (slice / 4) <= tile.m * tile.n / 16);
+        let PackedTile { tile, rows, .. } = PACKED[i];
+        assert!((tile.m + tile.n) / 4 * (PACKED_SLICE / 4) <= tile.m * tile.n / (4 * rows));
         i += 1;
     }
 };
@@ -105,12 +110,14 @@ impl IntegerProduct {
         self.place(dispatch, &self.geometry, tile).part(x).part(w)
     }
 
-    fn packed(&self, PackedTile { tile, slice }: PackedTile) -> Dispatch {
+    fn packed(&self, PackedTile { tile, rows, steps }: PackedTile) -> Dispatch {
         let dispatch = Dispatch::new(wgsl!("integer/packed.wgsl"), 2)
             .tier(Tier::Packed)
             .constant("TILE_M", tile.m)
             .constant("TILE_N", tile.n)
-            .constant("SLICE", slice)
+            .constant("SLICE", PACKED_SLICE)
+            .constant("LANE_ROWS", rows)
+            .constant("STEPS", steps)
             .part(wgsl!("integer/block.wgsl"));
         let dispatch = self.place(dispatch, &self.geometry, tile);
         let quads = match self.geometry.operands {

@@ -33,7 +33,7 @@ impl Roofline {
     pub(super) fn measure(bench: &mut Bench, quick: bool) -> Result<Self> {
         let size = |full: usize, small: usize| if quick { small } else { full };
         // More than any cache holds, within what WebGPU lets bind; milliseconds of arithmetic.
-        let (vectors, n, rounds) = (size(1 << 23, 1 << 14), size(1 << 20, 1 << 10), size(512, 16));
+        let (vectors, n, rounds) = (size(1 << 23, 1 << 14), size(1 << 20, 1 << 10), size(64, 2));
         let (subgroups, steps) = (size(4096, 8), size(2048, 16));
         let (copy_gb_s, _) = rate(bench, Probe::Copy, vectors)?;
         let (multiply_add, _) = rate(bench, Probe::MultiplyAdd { rounds }, n)?;
