@@ -7,6 +7,11 @@
 //! fourth input, another gradient like x, is added, and the sum goes back through the activation. Of a ReLU with a dropout behind it, or a
 //! softmax with one, what they let pass is what is above zero behind both: such a dropout is a factor. That appears when graphs are fused.
 //! Where nothing before the quantizer learns, there is no d_x.
+//!
+//! On an H100 (`qdetr bench train --preset detr-resnet50 --batch 8 --precision f16 --bits 4-4-8 --profile`, 2026-11-26) tensors of more than 100 MB
+//! are read and written at 2.4 to 2.7 TB/s, of 2.87 for a copy; one of 12 MB takes 11 µs, of which 5 are what the least step takes, and half of
+//! all are smaller than that. Tried and left: workgroups of 32, 64 and 128 for tensors of up to 2 M elements (12.2, 11.3 and 11.1 µs), up to
+//! 16 M (64: the same; 128: 3 % longer) and beyond (128: 10 % longer).
 
 use super::codes::{Granular, Quantize, test_shapes, test_state, test_x};
 use super::values::divides;
