@@ -11,7 +11,8 @@ use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
 use crate::wgsl;
 
-/// A tile of the packed kernel, of which an invocation computes `rows` × 4 results, and the steps of a slice that are written out.
+/// A tile of the packed kernel, of which an invocation computes `rows` × 4 results, and how many steps of a slice are written out: one, in a
+/// loop, or all.
 #[derive(Clone, Copy, Debug)]
 struct PackedTile {
     tile: Tile,
@@ -32,11 +33,12 @@ const PACKED: [PackedTile; 2] =
 /// Words of a slice.
 const PACKED_SLICE: usize = 16;
 
-// Each lane loads at most one block of four rows by four words.
+// Each lane loads at most one block of four rows by four words, and the shader knows two numbers of steps.
 const _: () = {
     let mut i = 0;
     while i < PACKED.len() {
-        let PackedTile { tile, rows, .. } = PACKED[i];
+        let PackedTile { tile, rows, steps } = PACKED[i];
+        assert!(steps == 1 || steps == PACKED_SLICE);
         assert!((tile.m + tile.n) / 4 * (PACKED_SLICE / 4) <= tile.m * tile.n / (4 * rows));
         i += 1;
     }
