@@ -11,34 +11,37 @@ use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
 use crate::wgsl;
 
-/// A tile of the packed kernel, of which an invocation computes `rows` × 4 results, and how many steps of a slice are written out: one, in a
-/// loop, or all.
+/// A tile of the packed kernel, of which an invocation computes 4 or 8 `rows` × 4 results.
 #[derive(Clone, Copy, Debug)]
 struct PackedTile {
     tile: Tile,
     rows: usize,
-    steps: usize,
+}
+
+impl PackedTile {
+    /// Steps of a slice that are written out: all, or one in a loop.
+    fn steps(self) -> usize {
+        if self.rows == 8 { PACKED_SLICE } else { 1 }
+    }
 }
 
 /// Larger first.
 ///
 /// H100, 2026-11-26, `qdetr bench kernels --product 4096x4096x4096 --precision f16 --tier packed`: the first gives 101 TOP/s
 /// (of the steps eight written out, 99.9; 4 × 4 results an invocation on tiles of 64 × 64, 99, and in a loop 92), where products of bytes
-/// without memory reach 109.
+/// without memory reach 110.
 /// Tried and left: slices of 8 words, 92, of 32, 88; two slices in workgroup memory, one barrier each, 2 % slower; 8 × 8 results an
 /// invocation, 95 to 97; 8 × 4 on tiles of 128 × 128 or 256 × 64, 94; subgroups that lie 8 × 4 in place of 16 × 2, 99.8; every sum a name of
 /// its own in place of every four, 98.
-const PACKED: [PackedTile; 2] =
-    [PackedTile { tile: Tile { m: 128, n: 64 }, rows: 8, steps: 16 }, PackedTile { tile: Tile { m: 32, n: 32 }, rows: 4, steps: 1 }];
+const PACKED: [PackedTile; 2] = [PackedTile { tile: Tile { m: 128, n: 64 }, rows: 8 }, PackedTile { tile: Tile { m: 32, n: 32 }, rows: 4 }];
 /// Words of a slice.
 const PACKED_SLICE: usize = 16;
 
-// Each lane loads at most one block of four rows by four words, and the shader knows two numbers of steps.
+// Each lane loads at most one block of four rows by four words.
 const _: () = {
     let mut i = 0;
     while i < PACKED.len() {
-        let PackedTile { tile, rows, steps } = PACKED[i];
-        assert!(steps == 1 || steps == PACKED_SLICE);
+        let PackedTile { tile, rows } = PACKED[i];
         assert!((tile.m + tile.n) / 4 * (PACKED_SLICE / 4) <= tile.m * tile.n / (4 * rows));
         i += 1;
     }
@@ -112,14 +115,15 @@ impl IntegerProduct {
         self.place(dispatch, &self.geometry, tile).part(x).part(w)
     }
 
-    fn packed(&self, PackedTile { tile, rows, steps }: PackedTile) -> Dispatch {
+    fn packed(&self, packed: PackedTile) -> Dispatch {
+        let PackedTile { tile, rows } = packed;
         let dispatch = Dispatch::new(wgsl!("integer/packed.wgsl"), 2)
             .tier(Tier::Packed)
             .constant("TILE_M", tile.m)
             .constant("TILE_N", tile.n)
             .constant("SLICE", PACKED_SLICE)
             .constant("LANE_ROWS", rows)
-            .constant("STEPS", steps)
+            .constant("STEPS", packed.steps())
             .part(wgsl!("integer/block.wgsl"));
         let dispatch = self.place(dispatch, &self.geometry, tile);
         let quads = match self.geometry.operands {
