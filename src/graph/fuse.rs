@@ -13,6 +13,7 @@ use super::lookup::look_up;
 use super::norm::norm;
 use super::pad::pad;
 use super::rebuild::{Rebuild, constants_first, prune};
+use super::recode::recode;
 use super::requantize::requantize;
 use super::{Graph, Node, Op, Origin, Var};
 use crate::gpu::Capabilities;
@@ -54,7 +55,7 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
         }
     }
     // Products that were absorbed still stand where they were, without readers.
-    let graph = look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable);
+    let graph = recode(&look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable));
     batch(&join(&pad(&requantize(&graph, trainable))), trainable)
 }
 

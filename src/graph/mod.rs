@@ -30,6 +30,7 @@ mod plan;
 mod profile;
 mod quantizers;
 mod rebuild;
+mod recode;
 mod requantize;
 mod within;
 

@@ -6,6 +6,7 @@ use crate::kernels::binary::add;
 use crate::kernels::pool::max_pool;
 use crate::kernels::reduce::global_average_pool;
 use crate::kernels::unary::{cast, relu, relu6};
+use crate::nn::quantized::kept;
 use crate::nn::{Conv, Linear, Net, conv_norm};
 
 /// Image f32 `[B, H, W, 3]` to feature map `[B, h, w, channels]`.
@@ -21,7 +22,8 @@ pub fn backbone(net: &mut Net, config: &Backbone, pixels: Var) -> Var {
 fn resnet(net: &mut Net, config: &ResNet, pixels: Var) -> Var {
     let x = conv_norm(net, ["conv1", "bn1"], pixels, Conv::new(config.stem, 7).stride(2));
     let x = relu(net, x);
-    let mut x = max_pool(net, x, 3, 2, 1);
+    let x = max_pool(net, x, 3, 2, 1);
+    let mut x = net.scoped("maxpool", |net| kept(net, x));
     for (stage, (&depth, &width)) in config.depths.iter().zip(&config.widths).enumerate() {
         let dilated = config.dilated_c5 && stage == 3;
         let stride = if stage == 0 || dilated { 1 } else { 2 };
@@ -33,7 +35,11 @@ fn resnet(net: &mut Net, config: &ResNet, pixels: Var) -> Var {
                 first_dilation: if dilated && block > 0 { 2 } else { 1 },
                 dilation: if dilated { 2 } else { 1 },
             };
-            x = net.scoped(&format!("layer{}.{block}", stage + 1), |net| residual(net, config.block, x, shape));
+            let is_last = stage == 3 && block + 1 == depth;
+            x = net.scoped(&format!("layer{}.{block}", stage + 1), |net| {
+                let y = residual(net, config.block, x, shape);
+                if is_last { y } else { kept(net, y) }
+            });
         }
     }
     x
@@ -66,7 +72,12 @@ fn residual(net: &mut Net, block: Block, x: Var, shape: BlockShape) -> Var {
         }
     };
     let same = stride == 1 && net.shape(x).last() == width;
-    let identity = if same { x } else { conv_norm(net, ["downsample.0", "downsample.1"], x, Conv::new(width, 1).stride(stride)) };
+    let identity = if same {
+        x
+    } else {
+        let x = conv_norm(net, ["downsample.0", "downsample.1"], x, Conv::new(width, 1).stride(stride));
+        net.scoped("downsample", |net| kept(net, x))
+    };
     let sum = add(net, branch, identity);
     relu(net, sum)
 }

@@ -1,7 +1,7 @@
 //! Low bits as a property of layers: where a network quantizes, and what it runs instead of floats.
 //!
 //! A quantizer called `NAME` has the parameters `NAME.alpha`, its step sizes, and with zero points `NAME.zero_point`. That of a layer's
-//! weights has the layer's own name, that of its input is `act`, those of attention are `q_act`, `k_act`, `v_act` and `map_act`.
+//! weights has the layer's own name, that of its input is `act`, those of attention are `q_act`, `k_act`, `v_act` and `map_act`, that of what a block gives is `skip`.
 
 use super::{Init, Net};
 use crate::graph::Var;
@@ -14,6 +14,9 @@ use crate::tensor::{DType, Shape};
 
 /// Before the name of a quantizer: the output that is the tensor it would quantize, in a network that only observes.
 pub const OBSERVED: &str = "observed.";
+
+/// The name of the quantizer of what a block gives.
+const SKIP: &str = "skip";
 
 /// The names of a quantizer's parameters behind its own.
 pub const ALPHA: &str = "alpha";
@@ -106,6 +109,19 @@ fn activation_codes(
         let state = quantizer_state(net, alpha, zero_point, levels);
         HeadCodes { codes: quantize(net, x, state, levels, inner), state }
     })
+}
+
+/// What a block gives to the next as it is kept, in codes where the network has such: what these stand for.
+pub fn kept(net: &mut Net, x: Var) -> Var {
+    let Some((quantization, doing)) = net.quantization().cloned() else { return x };
+    let Some(bits) = quantization.skips() else { return x };
+    if doing == Quantizing::Observe {
+        observe(net, SKIP, x, Quantizer::activations(bits, Method::Lsq));
+        return x;
+    }
+    let (inner, to) = (net.shape(x).len(), net.precision().dtype());
+    let HeadCodes { codes, state } = activation_codes(net, &quantization, SKIP, x, (1, inner), bits, None);
+    dequantize(net, codes, state, inner, to)
 }
 
 /// The operand of an attention's product that x becomes, one step size a head; `None` where attention computes with floats.

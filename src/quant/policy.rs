@@ -10,9 +10,12 @@ use std::fmt;
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
     /// Ours: every linear layer and convolution runs on codes; the first one (the stem) and the last ones (heads, SMCA-DETR's points)
-    /// have 8 bits.
-    #[default]
+    /// have 8 bits. Skip connections are floats, as the paper has them.
     Executable,
+    /// As `executable`, and skip connections of the backbone, all that one block gives to the next, are kept as codes of 8 bits: its
+    /// activations then take half of the memory that they take in 16-bit floats.
+    #[default]
+    Compact,
     /// The paper's sizes taken by the letter (Q-DETR, table 3: every weight has the few bits): as ours, without the exception of 8
     /// bits.
     EveryWeight,
@@ -55,6 +58,7 @@ pub struct LayerBits {
 }
 
 const FIRST_AND_LAST: u32 = 8;
+const SKIPS: u32 = 8;
 
 impl Quantization {
     /// Low bits by our choice of layers, before any step size is made.
@@ -66,8 +70,12 @@ impl Quantization {
     pub fn layer(&self, name: &str) -> LayerBits {
         let both = |weights, inputs| LayerBits { weights: Some(weights), inputs: Some(inputs) };
         let (few, many) = (both(self.bits.weights, self.bits.activations), both(FIRST_AND_LAST, FIRST_AND_LAST));
-        match (self.preset, Part::of(name)) {
-            (Preset::EveryWeight, _) | (Preset::Executable, Part::Inner | Part::Downsample | Part::InputProjection) => few,
+        // Compact differs in what lies between layers.
+        let preset = if self.preset == Preset::Compact { Preset::Executable } else { self.preset };
+        match (preset, Part::of(name)) {
+            (Preset::Compact, _)
+            | (Preset::EveryWeight, _)
+            | (Preset::Executable, Part::Inner | Part::Downsample | Part::InputProjection) => few,
             (Preset::Backbone, _) if !name.starts_with("backbone.") => LayerBits::default(),
             (Preset::Backbone, Part::Stem) => many,
             (Preset::Backbone, _) => few,
@@ -89,6 +97,11 @@ impl Quantization {
         (self.preset != Preset::Backbone).then_some(self.bits.attention)
     }
 
+    /// The bits of what a block of the backbone gives to the next; `None` for floats.
+    pub fn skips(&self) -> Option<u32> {
+        (self.preset == Preset::Compact).then_some(SKIPS)
+    }
+
     /// Whether step sizes of the one fit the other: all but the signs, which belong to step sizes.
     pub fn is_like(&self, other: &Self) -> bool {
         (self.bits, self.preset, self.zero_points) == (other.bits, other.preset, other.zero_points)
@@ -105,6 +118,7 @@ impl fmt::Display for Quantization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let preset = match self.preset {
             Preset::Executable => "executable",
+            Preset::Compact => "compact",
             Preset::EveryWeight => "every weight",
             Preset::Release => "release",
             Preset::Backbone => "backbone",

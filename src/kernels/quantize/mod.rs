@@ -31,6 +31,7 @@ mod arena;
 mod arena_backward;
 mod backward;
 mod codes;
+mod recode;
 mod state;
 mod states;
 mod values;
@@ -39,6 +40,7 @@ pub use arena::{ArenaCodes, CodeBlock};
 pub use arena_backward::{ArenaBackward, WeightRow};
 pub use backward::QuantizeBackward;
 pub use codes::Quantize;
+pub use recode::Recode;
 pub use state::{QuantizerState, QuantizerStateBackward};
 pub use states::{GradientRow, QuantizerStates, StateGradients, StateRow};
 pub use values::Dequantize;
@@ -132,7 +134,7 @@ pub fn dequantize(g: &mut Graph, codes: Var, state: Var, inner: usize, to: DType
 /// Cases of the op table.
 pub fn cases() -> Vec<Case> {
     let arenas = [states::cases(), arena::cases(), arena_backward::cases()].concat();
-    [state::cases(), arenas, codes::cases(), values::cases(), backward::cases()].concat()
+    [state::cases(), arenas, codes::cases(), values::cases(), recode::cases(), backward::cases()].concat()
 }
 
 #[cfg(test)]

@@ -1,0 +1,112 @@
+//! A rewrite for networks whose skip connections are codes: a quantizer that reads what other codes stand for makes its codes from those,
+//! without the floats between. The codes are the same, bit by bit.
+//!
+//! A 1 × 1 convolution in steps reads few pixels: its quantizer makes codes of those alone, as soon as it can, so that the other pixels need not
+//! be kept for it.
+
+use super::rebuild::{Rebuild, prune};
+use super::requantize::readers;
+use super::{Graph, Node, Origin, Var};
+use crate::kernels::integer::IntegerConv;
+use crate::kernels::quantize::{Dequantize, Quantize, Recode};
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A quantizer that makes its codes from others.
+struct Found {
+    recode: Recode,
+    /// The quantizer's node, and the node that gives the floats.
+    quantizer: usize,
+    dequantizer: usize,
+    /// The convolution that reads in steps, if one does.
+    conv: Option<usize>,
+}
+
+/// The same graph with fewer floats.
+pub(super) fn recode(graph: &Graph) -> Graph {
+    let found = find(graph);
+    let by_quantizer: HashMap<usize, &Found> = found.iter().map(|f| (f.quantizer, f)).collect();
+    let mut rebuild = Rebuild::new(graph);
+    for (index, node) in graph.nodes().iter().enumerate() {
+        if let Some(found) = by_quantizer.get(&index) {
+            if !found.is_early(graph) {
+                found.add(&mut rebuild);
+            }
+        } else if found.iter().any(|found| found.conv == Some(index)) {
+            copy_without_steps(&mut rebuild, node);
+        } else {
+            rebuild.copy(node);
+        }
+        found.iter().filter(|found| found.dequantizer == index && found.is_early(graph)).for_each(|found| found.add(&mut rebuild));
+    }
+    prune(&rebuild.finish())
+}
+
+impl Found {
+    /// Whether its codes are made where the floats were: it reads little of what may then be dropped.
+    fn is_early(&self, graph: &Graph) -> bool {
+        let state = graph.nodes()[self.quantizer].inputs[1];
+        let exists = node_of(graph, state).is_none_or(|node| node < self.dequantizer);
+        self.conv.is_some() && exists
+    }
+
+    fn add(&self, rebuild: &mut Rebuild<'_>) {
+        let [quantizer, dequantizer] = [self.quantizer, self.dequantizer].map(|i| &rebuild.from.nodes()[i]);
+        rebuild.to.segment = quantizer.segment;
+        let inputs = [dequantizer.inputs[0], dequantizer.inputs[1], quantizer.inputs[1]].map(|v| rebuild.var(v));
+        // Floats may have been read under another shape.
+        let shape = rebuild.from.shape(quantizer.outputs[0]);
+        let codes = rebuild.to.reshape(inputs[0], shape.dims());
+        let y = rebuild.add(&quantizer.scope, Arc::new(self.recode), &[codes, inputs[1], inputs[2]])[0];
+        rebuild.stand_for(quantizer.outputs[0], y);
+    }
+}
+
+/// A convolution whose steps were taken by what gives its codes.
+fn copy_without_steps(rebuild: &mut Rebuild<'_>, node: &Node) {
+    let conv = steps_of(node).expect("it was found");
+    rebuild.to.segment = node.segment;
+    let inputs = rebuild.inputs(node);
+    let mut window = conv.window;
+    window.stride = 1;
+    let outputs = rebuild.add(&node.scope, Arc::new(IntegerConv { window, ..*conv }), &inputs);
+    node.outputs.iter().zip(outputs).for_each(|(&old, new)| rebuild.stand_for(old, new));
+}
+
+fn find(graph: &Graph) -> Vec<Found> {
+    let readers = readers(graph);
+    let find = |(index, node): (usize, &Node)| {
+        let quantize: &Quantize = (&*node.op as &dyn Any).downcast_ref()?;
+        let dequantizer = node_of(graph, node.inputs[0])?;
+        let before = &graph.nodes()[dequantizer];
+        let dequantize: &Dequantize = (&*before.op as &dyn Any).downcast_ref()?;
+        let one_step = [before.inputs[1], node.inputs[1]].iter().all(|&state| graph.shape(state).rows() == 1);
+        let codes = node.outputs[0];
+        let only = || graph.nodes().iter().position(|reader| reader.inputs.first() == Some(&codes));
+        let conv = (readers.get(&codes) == Some(&1)).then(only).flatten().filter(|&i| steps_of(&graph.nodes()[i]).is_some());
+        let conv = conv.filter(|&i| is_point(graph, &graph.nodes()[i]));
+        let step = conv.and_then(|i| steps_of(&graph.nodes()[i])).map_or(1, |conv| conv.window.stride);
+        let recode = Recode { through: dequantize.to, levels: quantize.levels(), step };
+        let wanted = one_step && recode.suits(graph.shape(codes)) && before.segment == node.segment;
+        wanted.then_some(Found { recode, quantizer: index, dequantizer, conv })
+    };
+    graph.nodes().iter().enumerate().filter_map(find).collect()
+}
+
+/// The convolution on codes that a node is, if it moves in steps.
+fn steps_of(node: &Node) -> Option<&IntegerConv> {
+    (&*node.op as &dyn Any).downcast_ref().filter(|conv: &&IntegerConv| conv.window.stride > 1 && conv.window.padding == 0)
+}
+
+/// Whether a convolution's window is one pixel.
+fn is_point(graph: &Graph, conv: &Node) -> bool {
+    matches!(graph.shape(conv.inputs[1]).bhwc(), [_, 1, 1, _])
+}
+
+fn node_of(graph: &Graph, var: Var) -> Option<usize> {
+    match graph.values()[graph.root(var).0].origin {
+        Origin::Node { node, .. } => Some(node),
+        _ => None,
+    }
+}
