@@ -1,8 +1,8 @@
 #import common/quantized.wgsl
 
 // The codes of the next quantizer, stored from -HALF to HALF - 1, which is OFFSET less than the level. It has OUT_GROUPS step sizes:
-// one, or each that of OUT_INNER vec4s of neighbouring channels. Of two quantizers, which have the same levels and a step size each, the
-// codes of the second are behind those of the first.
+// one, or each that of OUT_INNER vec4s of neighbouring channels. Of two quantizers, which have a step size each, the codes of the second are
+// behind those of the first; a piece says what they are made of.
 
 @group(0) @binding(AT_OUT) var<storage, read> out_state: array<vec4<f32>>;
 @group(0) @binding(AT_CODES) var<storage, read_write> codes: array<u32>;
@@ -39,8 +39,9 @@ fn next_step() -> vec4<f32> {
 }
 
 fn store_codes(i: u32, v: vec4<f32>, channels: Channels) {
-    codes[i] = codes_of(v, channels.step);
+    let word = codes_of(v, channels.step);
+    codes[i] = word;
     if ARE_TWO {
-        codes[p.m * (p.n / 4u) + i] = codes_of(v, channels.next_step);
+        codes[p.m * (p.n / 4u) + i] = next_codes(v, word, channels);
     }
 }

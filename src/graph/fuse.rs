@@ -8,6 +8,7 @@
 
 use super::attend::attend;
 use super::batch::batch;
+use super::fold::constants;
 use super::join::join;
 use super::lookup::look_up;
 use super::norm::norm;
@@ -15,6 +16,7 @@ use super::pad::pad;
 use super::rebuild::{Rebuild, constants_first, prune};
 use super::recode::recode;
 use super::requantize::requantize;
+use super::second::second;
 use super::{Graph, Node, Op, Origin, Var};
 use crate::gpu::Capabilities;
 use crate::kernels::binary::{self, Binary};
@@ -56,7 +58,10 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     }
     // Products that were absorbed still stand where they were, without readers.
     let graph = recode(&look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable));
-    batch(&join(&pad(&requantize(&graph, trainable))), trainable)
+    let graph = requantize(&graph, trainable);
+    let constant = constants(&graph, trainable);
+    let graph = second(&graph, &|var| constant.contains(&graph.root(var)));
+    batch(&join(&pad(&graph)), trainable)
 }
 
 /// [`fuse`], and what is faster on a device: attention on codes in one kernel, and layers on codes with the norms behind them.

@@ -32,6 +32,7 @@ mod quantizers;
 mod rebuild;
 mod recode;
 mod requantize;
+mod second;
 mod within;
 
 pub use arena::{Arena, Layout};

@@ -217,7 +217,7 @@ impl<'a> Search<'a> {
         let first = taken.first()?;
         let keep = readers > taken.len();
         let (levels, groups) = (first.op.levels(), self.graph.shape(first.state).rows());
-        let requantize = Some(Requantize { levels, quantizers: taken.len(), groups, keep });
+        let requantize = Some(Requantize { levels, quantizers: taken.len(), groups, keep, again: None });
         let op = integer::with_arithmetic(&*node.op, Arithmetic { requantize, ..arithmetic })?;
         Some((op, taken, None, keep))
     }

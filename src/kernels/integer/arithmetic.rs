@@ -4,7 +4,7 @@ use crate::gpu::Dispatch;
 use crate::graph::{Op, ids};
 use crate::kernels::coded::{codes_of_all, codes_type};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::quantize::{Levels, Quantize};
+use crate::kernels::quantize::{Levels, Quantize, Recode};
 use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 
@@ -35,6 +35,15 @@ pub struct Requantize {
     pub groups: usize,
     /// Whether the floats are a result as well.
     pub keep: bool,
+    /// The levels of one more quantizer, of what the codes of the first one, which is then the only one and has one step size, stand for.
+    pub again: Option<Levels>,
+}
+
+impl Requantize {
+    /// How many tensors of codes there are.
+    pub(super) fn codes(self) -> usize {
+        self.quantizers + usize::from(self.again.is_some())
+    }
 }
 
 /// The bits of the operands, what happens to each sum, and the element type of the result.
@@ -80,13 +89,14 @@ impl Arithmetic {
         // Scales and shifts of several products, which have no residuals, lie one behind the other.
         let channels = if products == 1 { y.shape } else { Shape::new([products * y.shape.last()]) };
         self.epilogue.check(op, Self::FIRST, inputs, TensorType { shape: channels, ..y });
-        let Some(Requantize { keep, groups, quantizers, .. }) = self.requantize else { return vec![y] };
-        let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([products * groups * quantizers, 4])];
+        let Some(requantize) = self.requantize else { return vec![y] };
+        let (Requantize { keep, groups, .. }, codes) = (requantize, requantize.codes());
+        let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([products * groups * codes, 4])];
         assert!(
-            fits && (quantizers == 1 || [quantizers, groups, products] == [2, 1, 1]),
+            fits && (codes == 1 || [codes, groups, products] == [2, 1, 1]),
             "{op}: to give codes it wants a multiple of 4 channels for each row of a state, found {y}, {behind:?}"
         );
-        keep.then_some(y).into_iter().chain([codes_type(y, quantizers)]).collect()
+        keep.then_some(y).into_iter().chain([codes_type(y, codes)]).collect()
     }
 
     /// Storage buffers of a kernel.
@@ -105,10 +115,16 @@ impl Arithmetic {
         let mut y: Vec<f32> = sums.iter().map(|&s| s as f32).collect();
         self.epilogue.reference(Self::FIRST, inputs, &mut y, shape.last());
         let y = Host::from_f32(TensorType { shape, dtype: self.to }, y);
-        let Some(Requantize { levels: Levels { bits, signed }, quantizers, groups, keep }) = self.requantize else { return vec![y] };
+        let Some(Requantize { levels: Levels { bits, signed }, quantizers, groups, keep, again }) = self.requantize else { return vec![y] };
         let quantizer = Quantize { bits, signed, inner: y.shape().last() / groups };
         let (state, ty) = (inputs[inputs.len() - 1], outputs[outputs.len() - 1]);
-        let codes = if quantizers == 1 {
+        let codes = if let Some(levels) = again {
+            let [first, other] = [0, 1].map(|row| Host::f32([1, 4], state.to_f32()[4 * row..][..4].to_vec()));
+            let of_y = [y.ty().with_dtype(DType::I8)];
+            let codes = quantizer.reference(&[&y, &first], &of_y).remove(0);
+            let others = Recode { through: self.to, levels, step: 1 }.reference(&[&codes, &first, &other], &of_y).remove(0);
+            vec![Host::i8(ty.shape.dims(), [codes.as_i8(), others.as_i8()].concat())]
+        } else if quantizers == 1 {
             quantizer.reference(&[&y, state], &[ty])
         } else {
             vec![codes_of_all((0..quantizers).map(|_| (quantizer, &y)), &state.to_f32(), ty)]
@@ -159,18 +175,25 @@ impl Arithmetic {
 
     /// Adds the piece that stores results, whose bindings begin with `first`.
     fn store(self, dispatch: Dispatch, products: usize, n: usize, first: usize) -> Dispatch {
-        let Some(Requantize { levels, quantizers, groups, keep }) = self.requantize else {
+        let Some(Requantize { levels, quantizers, groups, keep, again }) = self.requantize else {
             return dispatch.part(wgsl!("integer/store_floats.wgsl"));
         };
         let dispatch = dispatch
             .constant("AT_CODES", first + usize::from(keep))
-            .flag("ARE_TWO", quantizers == 2)
+            .flag("ARE_TWO", quantizers == 2 || again.is_some())
             .constant("OUT_GROUPS", products * groups)
             .constant("OUT_INNER", n / groups / 4)
             .constant("HALF", 1 << (levels.bits - 1))
             .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
-            .flag("HALF_Y", self.to == DType::F16)
-            .part(wgsl!("integer/codes_of.wgsl"));
+            .flag("HALF_Y", self.to == DType::F16);
+        let dispatch = match again {
+            None => dispatch.part(wgsl!("integer/next_codes.wgsl")),
+            Some(levels) => dispatch
+                .constant("NEXT_HALF", 1 << (levels.bits - 1))
+                .constant("NEXT_OFFSET", levels.offset() as usize)
+                .part(wgsl!("integer/next_codes_of_codes.wgsl")),
+        };
+        let dispatch = dispatch.part(wgsl!("integer/codes_of.wgsl"));
         dispatch.part(if keep { wgsl!("integer/store_both.wgsl") } else { wgsl!("integer/store_codes.wgsl") })
     }
 }

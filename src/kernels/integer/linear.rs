@@ -169,7 +169,7 @@ fn cases_of_several() -> Vec<Case> {
     let mut cases = Vec::new();
     for (i, ([products, m, k, n], groups, keep)) in shapes.into_iter().enumerate() {
         let floats = Arithmetic { epilogue: PLAIN, ..test_arithmetic(i + i / 2, [4, 4]) };
-        let requantize = Requantize { levels: Levels::new(8, i % 2 == 0), quantizers: 1, groups, keep };
+        let requantize = Requantize { levels: Levels::new(8, i % 2 == 0), quantizers: 1, groups, keep, again: None };
         for arithmetic in [floats, Arithmetic { requantize: Some(requantize), ..floats }] {
             let each = |p: usize| {
                 let (x, w) = (test_codes([1, m, k], 4, 60 + p as u64), test_codes([n, k], 4, 80 + p as u64));

@@ -163,7 +163,7 @@ fn test_inputs(arithmetic: Arithmetic, x: Host, w: Host, zero: f32, y: &[usize],
     // A fine step, so that results lie on both sides of most codes.
     let behind = arithmetic
         .requantize
-        .map(|r| test_state(r.groups * r.quantizers, 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
+        .map(|r| test_state(r.groups * r.codes(), 6.0 / (1 << r.levels.bits) as f32, if r.keep { -1.0 } else { 0.0 }, 8));
     inputs.extend(behind);
     inputs
 }
@@ -179,11 +179,14 @@ const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, a
 /// without, in f32 and f16. Each is a kernel of its own.
 fn all_ends(x_state: bool) -> Vec<Arithmetic> {
     let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| [false, true].map(|residual| (to, residual)));
-    let stores = [None, Some((1, false)), Some((1, true)), Some((2, false)), Some((2, true))];
+    let stores =
+        [None, Some((1, false, None)), Some((1, true, None)), Some((2, false, None)), Some((2, true, None)), Some((1, false, Some(3)))];
     ends.flat_map(|(to, residual)| stores.map(|codes| (to, residual, codes)))
         .map(|(to, residual, codes)| {
             let levels = Levels::new(4, residual);
-            let requantize = codes.map(|(quantizers, keep)| Requantize { levels, quantizers, groups: 1, keep });
+            let again = |bits| Levels::new(bits, !residual);
+            let requantize =
+                codes.map(|(quantizers, keep, bits)| Requantize { levels, quantizers, groups: 1, keep, again: bits.map(again) });
             let epilogue = Epilogue { residual, ..if residual { ALL } else { PLAIN } };
             Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue, to, requantize }
         })
@@ -203,7 +206,8 @@ fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Ar
     let floats = test_arithmetic(i, bits);
     let groups = if i % 3 == 2 && n.is_multiple_of(4) { n / 4 } else { 1 };
     let quantizers = if groups == 1 { 1 + i % 4 / 2 } else { 1 };
-    let requantize = Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), quantizers, groups, keep: i.is_multiple_of(2) };
+    let requantize =
+        Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), quantizers, groups, keep: i.is_multiple_of(2), again: None };
     let codes = Arithmetic { requantize: Some(requantize), ..floats };
     let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
     [floats].into_iter().chain(fits.then_some(codes)).collect()
