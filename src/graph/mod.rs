@@ -31,6 +31,7 @@ mod profile;
 mod quantizers;
 mod rebuild;
 mod requantize;
+mod skip;
 mod within;
 
 pub use arena::{Arena, Layout};

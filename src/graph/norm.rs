@@ -71,7 +71,8 @@ fn normed(graph: &Graph, readers: &HashMap<Var, usize>, constant: &HashSet<Var>,
     let &[states] = states else { return None };
     let constants = [before.inputs[scale], before.inputs[shift], *weight, *bias, states];
     let is_joined = |&var: &Var| constant.contains(&graph.root(var)) && graph.ty(var).dtype == DType::F32;
-    let is_alike = linear.arithmetic.requantize.is_none() && constants.iter().all(is_joined);
+    let of_floats = linear.arithmetic.requantize.is_none() && !arithmetic.residual_codes;
+    let is_alike = of_floats && constants.iter().all(is_joined);
     is_alike.then(|| Normed {
         op: IntegerLinearNorm { arithmetic, norm: norm.clone() },
         x: before.inputs[0],
