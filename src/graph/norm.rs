@@ -92,7 +92,7 @@ mod tests {
     use crate::kernels::binary::add;
     use crate::kernels::integer::{self, Codes};
     use crate::kernels::layer_norm::layer_norm;
-    use crate::kernels::quantize::{Levels, quantize, quantizer_state};
+    use crate::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
     use crate::tensor::{Host, TensorType};
 
     fn codes(g: &mut Graph, x: Var, alpha: f32) -> Codes {
@@ -115,6 +115,12 @@ mod tests {
         });
         let (x, w) = (codes(&mut g, x, 0.2), codes(&mut g, w, -0.1));
         let y = integer::linear(&mut g, x, w, Some(bias), DType::F32);
+        let skip = if seen == "codes" {
+            let skip = codes(&mut g, skip, 0.2);
+            dequantize(&mut g, skip.codes, skip.state, 1, DType::F32)
+        } else {
+            skip
+        };
         let sum = add(&mut g, y, skip);
         let y = layer_norm(&mut g, sum, weight, shift, 1e-5);
         let codes = codes(&mut g, y, 0.3).codes;
@@ -141,6 +147,8 @@ mod tests {
             ([64, 256], "layer", BYTES, 0),
             ([64, 256], "bias", BYTES, 0),
             ([64, 256], "shift", BYTES, 0),
+            // The skip connection is codes.
+            ([64, 256], "codes", BYTES, 0),
         ] {
             let g = layer_and_norm(extents, seen);
             let found = fuse_for(&g, &device);

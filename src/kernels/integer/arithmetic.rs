@@ -50,8 +50,8 @@ pub struct Arithmetic {
     pub bits: Bits,
     /// `activation(scale[n] · S + shift[n] + residual)`
     pub epilogue: Epilogue,
-    /// Whether the epilogue's residual is codes i8, for whose values `alpha · (code − z0)` they stand, rounded to `to`: the bits that
-    /// [`Dequantize`] gives. They appear when graphs are fused, in single products.
+    /// Whether the epilogue's residual is codes i8 under one step size. What is added is `alpha · (code − z0)` in floats `to`, the bits that
+    /// [`Dequantize`] gives. They appear when graphs are fused.
     pub residual_codes: bool,
     /// Element type of the floats: f32 or f16. Where only codes are stored, they are made from floats rounded to it.
     pub to: DType,
