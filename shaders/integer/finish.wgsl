@@ -1,6 +1,6 @@
 #import common/finished.wgsl
 
-// From integer sums to the result [m, n], n a multiple of 4. A piece says where the residual is, another what is stored.
+// From integer sums to the result [m, n], n a multiple of 4. A piece says what the residual is, another what is stored.
 
 @group(0) @binding(3) var<storage, read> scale: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> shift: array<vec4<f32>>;
@@ -12,6 +12,8 @@ struct Channels {
     // The states of the quantizers behind them, which are read here, before anything is stored.
     step: vec4<f32>,
     next_step: vec4<f32>,
+    // That of a residual of codes.
+    residual_step: vec4<f32>,
 }
 
 // Of columns `column`..`column + 4`.
@@ -26,6 +28,7 @@ fn channels_at(column: u32) -> Channels {
     }
     channels.step = step_of(channel);
     channels.next_step = next_step();
+    channels.residual_step = residual_step();
     return channels;
 }
 
@@ -37,7 +40,7 @@ fn result_at(row: u32, column: u32) -> u32 {
 // Stores the results of columns `column`..`column + 4`.
 fn store_sums(row: u32, column: u32, sums: vec4<i32>) {
     if row < p.m && column < p.n {
-        finish(row, column, sums, vec4<f32>(residual_at(result_at(row, column))));
+        finish(row, column, sums, added_by(residual_at(result_at(row, column)), residual_step()));
     }
 }
 

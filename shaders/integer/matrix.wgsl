@@ -120,18 +120,18 @@ struct Results {
 
 // Residuals of a lane's results, as they are stored.
 struct Added {
-    a: element_y4,
-    b: element_y4,
-    c: element_y4,
-    d: element_y4,
+    a: Residual,
+    b: Residual,
+    c: Residual,
+    d: Residual,
 }
 
-fn added_to(r: Results, i: u32) -> element_y4 {
+fn added_to(r: Results, i: u32) -> Residual {
     let row = r.row + i * 4u * SHARES;
     if HAS_RESIDUAL && row < p.m && r.column < p.n {
         return residual_at(result_at(row, r.column));
     }
-    return element_y4();
+    return Residual();
 }
 
 fn all_added_to(r: Results) -> Added {
@@ -147,8 +147,9 @@ fn all_added_to(r: Results) -> Added {
     return added;
 }
 
-fn result(r: Results, i: u32, added: element_y4) -> vec4<f32> {
-    return finished(r.channels.scale, r.channels.shift, sums_at(r.sums + i * 4u * SHARES * STRIDE_Y), vec4<f32>(added));
+fn result(r: Results, i: u32, residual: Residual) -> vec4<f32> {
+    let added = added_by(residual, r.channels.residual_step);
+    return finished(r.channels.scale, r.channels.shift, sums_at(r.sums + i * 4u * SHARES * STRIDE_Y), added);
 }
 
 // The same sixteen rows further down.

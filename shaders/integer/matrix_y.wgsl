@@ -3,7 +3,7 @@
 fn residual_of(row: u32, column: u32, group: u32, split: u32) -> vec4<f32> {
     choose_product(group);
     if HAS_RESIDUAL && row < p.m && column < p.n {
-        return vec4<f32>(residual_at(result_at(row, column)));
+        return added_by(residual_at(result_at(row, column)), residual_step());
     }
     return vec4<f32>();
 }

@@ -3,8 +3,8 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::requantize`], [`super::pad`],
-//! [`super::join`] and [`super::batch`].
+//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::requantize`], [`super::skip`],
+//! [`super::pad`], [`super::join`] and [`super::batch`].
 
 use super::attend::attend;
 use super::batch::batch;
@@ -17,6 +17,7 @@ use super::rebuild::{Rebuild, constants_first, prune};
 use super::recode::recode;
 use super::requantize::requantize;
 use super::second::second;
+use super::skip::skip;
 use super::{Graph, Node, Op, Origin, Var};
 use crate::gpu::Capabilities;
 use crate::kernels::binary::{self, Binary};
@@ -58,7 +59,7 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     }
     // Products that were absorbed still stand where they were, without readers.
     let graph = recode(&look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable));
-    let graph = requantize(&graph, trainable);
+    let graph = skip(&requantize(&graph, trainable));
     let constant = constants(&graph, trainable);
     let graph = second(&graph, &|var| constant.contains(&graph.root(var)));
     batch(&join(&pad(&graph)), trainable)

@@ -33,6 +33,7 @@ mod rebuild;
 mod recode;
 mod requantize;
 mod second;
+mod skip;
 mod within;
 
 pub use arena::{Arena, Layout};

@@ -71,7 +71,8 @@ fn normed(graph: &Graph, readers: &HashMap<Var, usize>, constant: &HashSet<Var>,
     let &[states] = states else { return None };
     let constants = [before.inputs[scale], before.inputs[shift], *weight, *bias, states];
     let is_joined = |&var: &Var| constant.contains(&graph.root(var)) && graph.ty(var).dtype == DType::F32;
-    let is_alike = linear.arithmetic.requantize.is_none() && constants.iter().all(is_joined);
+    let of_floats = linear.arithmetic.requantize.is_none() && !arithmetic.residual_codes;
+    let is_alike = of_floats && constants.iter().all(is_joined);
     is_alike.then(|| Normed {
         op: IntegerLinearNorm { arithmetic, norm: norm.clone() },
         x: before.inputs[0],
@@ -91,7 +92,7 @@ mod tests {
     use crate::kernels::binary::add;
     use crate::kernels::integer::{self, Codes};
     use crate::kernels::layer_norm::layer_norm;
-    use crate::kernels::quantize::{Levels, quantize, quantizer_state};
+    use crate::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
     use crate::tensor::{Host, TensorType};
 
     fn codes(g: &mut Graph, x: Var, alpha: f32) -> Codes {
@@ -114,6 +115,12 @@ mod tests {
         });
         let (x, w) = (codes(&mut g, x, 0.2), codes(&mut g, w, -0.1));
         let y = integer::linear(&mut g, x, w, Some(bias), DType::F32);
+        let skip = if seen == "codes" {
+            let skip = codes(&mut g, skip, 0.2);
+            dequantize(&mut g, skip.codes, skip.state, 1, DType::F32)
+        } else {
+            skip
+        };
         let sum = add(&mut g, y, skip);
         let y = layer_norm(&mut g, sum, weight, shift, 1e-5);
         let codes = codes(&mut g, y, 0.3).codes;
@@ -140,6 +147,8 @@ mod tests {
             ([64, 256], "layer", BYTES, 0),
             ([64, 256], "bias", BYTES, 0),
             ([64, 256], "shift", BYTES, 0),
+            // The skip connection is codes.
+            ([64, 256], "codes", BYTES, 0),
         ] {
             let g = layer_and_norm(extents, seen);
             let found = fuse_for(&g, &device);

@@ -4,7 +4,7 @@ use crate::gpu::Dispatch;
 use crate::graph::{Op, ids};
 use crate::kernels::coded::{codes_of_all, codes_type};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::quantize::{Levels, Quantize, Recode};
+use crate::kernels::quantize::{Dequantize, Levels, Quantize, Recode};
 use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 
@@ -49,15 +49,19 @@ impl Requantize {
 /// The bits of the operands, what happens to each sum, and the element type of the result.
 ///
 /// Inputs of an op with this arithmetic: x i8, w i8 (output channels first), the state f32 `[1, 4]` of x, which gives the code of
-/// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue, then the state f32 `[G, 4]` of the
-/// quantizer behind it, G step sizes each of N / G channels, or that of G quantizers, a row each. Outputs: the floats, or codes i8 of the
-/// same shape, of several quantizers `[G, elements]`, or both. Codes need N to be a multiple of 4, so that an invocation writes whole words.
+/// padding, the state f32 `[N, 4]` of w, which only gradients read, then those of the epilogue, then of a residual of codes their state
+/// f32 `[1, 4]`, then the state f32 `[G, 4]` of the quantizer behind it, G step sizes each of N / G channels, or that of G quantizers, a row
+/// each. Outputs: the floats, or codes i8 of the same shape, of several quantizers `[G, elements]`, or both. Codes need N to be a multiple
+/// of 4, so that an invocation reads and writes whole words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arithmetic {
     /// Of x and w.
     pub bits: Bits,
     /// `activation(scale[n] · S + shift[n] + residual)`
     pub epilogue: Epilogue,
+    /// Whether the epilogue's residual is codes i8 under one step size. What is added is `alpha · (code − z0)` in floats `to`, the bits that
+    /// [`Dequantize`] gives. They appear when graphs are fused.
+    pub residual_codes: bool,
     /// Element type of the floats: f32 or f16. Where only codes are stored, they are made from floats rounded to it.
     pub to: DType,
     /// The quantizers of the result. They appear when graphs are fused.
@@ -86,9 +90,7 @@ impl Arithmetic {
         assert!(fits, "{op}: wants floats to come, and states {states:?} behind x and w, found {}", ids(inputs));
         let y = TensorType { shape: y, dtype: self.to };
         let (inputs, behind) = inputs.split_at(inputs.len() - usize::from(self.requantize.is_some()));
-        // Scales and shifts of several products, which have no residuals, lie one behind the other.
-        let channels = if products == 1 { y.shape } else { Shape::new([products * y.shape.last()]) };
-        self.epilogue.check(op, Self::FIRST, inputs, TensorType { shape: channels, ..y });
+        self.check_epilogue(op, inputs, products, y);
         let Some(requantize) = self.requantize else { return vec![y] };
         let (Requantize { keep, groups, .. }, codes) = (requantize, requantize.codes());
         let fits = y.shape.last().is_multiple_of(4 * groups) && behind == [TensorType::f32([products * groups * codes, 4])];
@@ -99,10 +101,29 @@ impl Arithmetic {
         keep.then_some(y).into_iter().chain([codes_type(y, codes)]).collect()
     }
 
+    /// Checks the inputs up to those of the epilogue, of so many products of type `y`.
+    #[track_caller]
+    fn check_epilogue(self, op: &str, inputs: &[TensorType], products: usize, y: TensorType) {
+        let (inputs, state) = inputs.split_at(inputs.len() - usize::from(self.residual_codes));
+        let is_one = self.epilogue.residual && products == 1 && y.shape.last().is_multiple_of(4);
+        let fits = !self.residual_codes || is_one && *state == [TensorType::f32([1, 4])];
+        assert!(fits, "{op}: to add codes it wants one product, a multiple of 4 channels and a state of one row, found {y}, {state:?}");
+        // Scales and shifts of several products, which have no residuals, lie one behind the other.
+        let shape = if products == 1 { y.shape } else { Shape::new([products * y.shape.last()]) };
+        let residual = TensorType { shape, dtype: if self.residual_codes { DType::I8 } else { self.to } };
+        self.epilogue.check(op, Self::FIRST, inputs, residual);
+    }
+
+    /// Indices of a residual of codes and of their state among the inputs.
+    pub(crate) fn coded_residual(self) -> Option<[usize; 2]> {
+        let [.., residual] = self.epilogue.indices(Self::FIRST);
+        residual.filter(|_| self.residual_codes).map(|at| [at, at + 1])
+    }
+
     /// Storage buffers of a kernel.
     fn buffers(self, x_state: bool) -> usize {
         let outputs = self.requantize.map_or(1, |r| 2 + usize::from(r.keep));
-        4 + usize::from(x_state) + usize::from(self.epilogue.residual) + outputs
+        4 + usize::from(x_state) + usize::from(self.epilogue.residual) + usize::from(self.residual_codes) + outputs
     }
 
     /// Whether a kernel has room for all that it binds: WebGPU guarantees 8 storage buffers.
@@ -113,7 +134,12 @@ impl Arithmetic {
     /// The twin: the outputs of a product of a shape from the integer sums.
     pub(super) fn reference(self, inputs: &[&Host], sums: &[i32], shape: Shape, outputs: &[TensorType]) -> Vec<Host> {
         let mut y: Vec<f32> = sums.iter().map(|&s| s as f32).collect();
-        self.epilogue.reference(Self::FIRST, inputs, &mut y, shape.last());
+        let values = self.residual_values(inputs);
+        let mut in_floats = inputs.to_vec();
+        if let (Some([at, _]), Some(values)) = (self.coded_residual(), &values) {
+            in_floats[at] = values;
+        }
+        self.epilogue.reference(Self::FIRST, &in_floats, &mut y, shape.last());
         let y = Host::from_f32(TensorType { shape, dtype: self.to }, y);
         let Some(Requantize { levels: Levels { bits, signed }, quantizers, groups, keep, again }) = self.requantize else { return vec![y] };
         let quantizer = Quantize { bits, signed, inner: y.shape().last() / groups };
@@ -132,6 +158,13 @@ impl Arithmetic {
         keep.then_some(y).into_iter().chain(codes).collect()
     }
 
+    /// What a residual of codes stands for.
+    fn residual_values(self, inputs: &[&Host]) -> Option<Host> {
+        let [codes, state] = self.coded_residual()?.map(|i| inputs[i]);
+        let values = Dequantize { inner: 1, to: self.to }.reference(&[codes, state], &[codes.ty().with_dtype(self.to)]);
+        values.into_iter().next()
+    }
+
     /// Adds what a kernel needs behind its sums: `store_y` and its bindings. `terms` is the length of the sums, `n` the number of
     /// output channels of each of some `products`, `x_state` whether the kernel binds the state of x, at `AT_STATE`.
     pub(super) fn finish(self, dispatch: Dispatch, products: usize, n: usize, terms: usize, x_state: bool) -> Dispatch {
@@ -144,7 +177,7 @@ impl Arithmetic {
         // What is absent is bound to something and never read.
         let mut inputs = vec![0, 1, scale.unwrap_or(Self::X_STATE), shift.unwrap_or(Self::X_STATE)];
         // Codes alone are rounded to the type without having it.
-        let has_floats = residual.is_some() || self.requantize.is_none_or(|r| r.keep);
+        let has_floats = residual.is_some() && !self.residual_codes || self.requantize.is_none_or(|r| r.keep);
         let mut dispatch = self.finished(dispatch.element("element_y", if has_floats { self.to } else { DType::F32 }), terms);
         if x_state {
             inputs.push(Self::X_STATE);
@@ -154,17 +187,25 @@ impl Arithmetic {
             inputs.push(residual.unwrap_or(Self::X_STATE));
             dispatch = dispatch.constant("AT_RESIDUAL", inputs.len());
         }
+        if let Some([_, state]) = self.coded_residual() {
+            inputs.push(state);
+            dispatch = dispatch.constant("AT_RESIDUAL_STATE", inputs.len());
+        }
         if self.requantize.is_some() {
-            inputs.push(Self::FIRST + self.epilogue.inputs());
+            inputs.push(Self::FIRST + self.epilogue.inputs() + usize::from(self.residual_codes));
             dispatch = dispatch.constant("AT_OUT", inputs.len());
         }
         dispatch = dispatch.constant("AT_Y", inputs.len() + 1);
         if !four {
             return dispatch.part(wgsl!("integer/finish_scalar.wgsl")).bind(inputs);
         }
-        let residual = if residual.is_some() { wgsl!("integer/residual.wgsl") } else { wgsl!("integer/no_residual.wgsl") };
-        dispatch = self.store(dispatch, products, n, inputs.len() + 1).part(residual).part(wgsl!("integer/finish.wgsl"));
-        dispatch.bind(inputs)
+        let residual = match residual {
+            None => wgsl!("integer/no_residual.wgsl"),
+            Some(_) if self.residual_codes => wgsl!("integer/residual_codes.wgsl"),
+            Some(_) => wgsl!("integer/residual.wgsl"),
+        };
+        dispatch = self.store(dispatch.flag("HALF_Y", self.to == DType::F16), products, n, inputs.len() + 1);
+        dispatch.part(residual).part(wgsl!("integer/finish.wgsl")).bind(inputs)
     }
 
     /// Adds what `common/finished.wgsl` wants, for sums of so many products.
@@ -184,8 +225,7 @@ impl Arithmetic {
             .constant("OUT_GROUPS", products * groups)
             .constant("OUT_INNER", n / groups / 4)
             .constant("HALF", 1 << (levels.bits - 1))
-            .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) })
-            .flag("HALF_Y", self.to == DType::F16);
+            .constant("OFFSET", if levels.signed { 0 } else { 1 << (levels.bits - 1) });
         let dispatch = match again {
             None => dispatch.part(wgsl!("integer/next_codes.wgsl")),
             Some(levels) => dispatch

@@ -4,7 +4,7 @@
 use super::conv::result_shape;
 use super::gradient::{assert_plain, weight_values};
 use super::scale::shift_gradients;
-use super::{Arithmetic, test_arithmetics, test_codes, test_inputs};
+use super::{Arithmetic, coded_ends, test_arithmetics, test_codes, test_inputs};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::Case;
 use crate::graph::{Graph, Io, Op, Var, ids};
@@ -125,6 +125,12 @@ pub(super) fn cases() -> Vec<Case> {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, y.dims(), kh * kw);
             cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));
         }
+    }
+    let window = window(1, 1, 1);
+    for arithmetic in coded_ends().into_iter().filter(|a| a.is_bindable(true)) {
+        let (x, w) = (test_codes([1, 5, 9, 12], 4, 40), test_codes([12, 3, 3, 1], 8, 41));
+        let inputs = test_inputs(arithmetic, x, w, -2.0, &[1, 5, 9, 12], 9);
+        cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));
     }
     cases
 }

@@ -151,7 +151,7 @@ pub(super) fn weight_values(g: &mut Graph, d_y: Var, io: &Io) -> Var {
 /// Only products as layers make them have gradients: other epilogues appear when a graph is fused, after its backward.
 #[track_caller]
 pub(super) fn assert_plain(op: &str, arithmetic: Arithmetic) {
-    let plain = Arithmetic { epilogue: PLAIN, requantize: None, ..arithmetic };
+    let plain = Arithmetic { epilogue: PLAIN, residual_codes: false, requantize: None, ..arithmetic };
     assert_eq!(arithmetic, plain, "{op}: differentiate the graph before it is fused");
 }
 
@@ -200,6 +200,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "differentiate the graph before it is fused")]
     fn a_fused_product_has_no_gradient() {
-        assert_plain("a test", Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: ALL, to: DType::F32, requantize: None });
+        assert_plain(
+            "a test",
+            Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: ALL, residual_codes: false, to: DType::F32, requantize: None },
+        );
     }
 }

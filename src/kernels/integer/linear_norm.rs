@@ -164,8 +164,9 @@ impl Op for IntegerLinearNorm {
         let operands = self.operands(inputs);
         let Epilogue { scale, shift, residual, .. } = self.arithmetic.epilogue;
         let (n, k) = (operands.w.shape.dims()[0], operands.x.shape.last());
-        let in_words = [n, k].iter().all(|extent| extent.is_multiple_of(4)) && self.arithmetic.requantize.is_none();
-        let fits = scale && shift && residual && in_words && *operands.constants == TensorType::f32([n + self.norm.quantizers.len(), 4]);
+        let in_words = [n, k].iter().all(|extent| extent.is_multiple_of(4));
+        let of_floats = residual && !self.arithmetic.residual_codes && self.arithmetic.requantize.is_none();
+        let fits = scale && shift && of_floats && in_words && *operands.constants == TensorType::f32([n + self.norm.quantizers.len(), 4]);
         assert!(fits, "integer_linear_norm: wants whole words of codes and constants [N + Q, 4], found {}", ids(inputs));
         self.of();
         self.types(&operands).1
@@ -233,7 +234,7 @@ fn cases_of(extents: [usize; 3], (count, of_sum): (usize, usize), keep: bool, i:
     [(DType::F32, 2e-4, 3e-5), (DType::F16, 2e-3, 4e-3)].map(|(to, margin, error)| {
         let bits = if i.is_multiple_of(3) { Bits { x: 8, w: 8 } } else { Bits { x: 4, w: 4 } };
         let epilogue = Epilogue { residual: true, ..PLAIN };
-        let arithmetic = Arithmetic { bits, epilogue, to, requantize: None };
+        let arithmetic = Arithmetic { bits, epilogue, residual_codes: false, to, requantize: None };
         let op = IntegerLinearNorm { arithmetic, norm: Coded { of, quantizers: quantizers.clone(), of_sum, keep } };
         Case::new(op.clone(), op.test_inputs(extents, margin, i), Tolerance::of(error))
     })

@@ -14,7 +14,7 @@
 //! memory in DETR-R50, but 764 µs in place of 504 for the last convolutions of `layer1`'s blocks (batch 8, H100 and H200, 2026-11-26).
 //!
 //! Inputs of the products, see [`Arithmetic`]: x, w, the states f32 `[1, 4]` and `[N, 4]` of their quantizers, then scale, shift
-//! and residual as far as the epilogue has them.
+//! and residual as far as the epilogue has them. The residual is floats, or codes with their state behind them.
 
 mod arena_scales;
 mod arithmetic;
@@ -88,7 +88,7 @@ fn product(
     apply: impl FnOnce(Arithmetic, &mut Graph, &[Var]) -> Var,
 ) -> Var {
     let [scale, shift] = scale::integer_scale(g, x.state, w.state, w.codes, bias);
-    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, to, requantize: None };
+    let arithmetic = Arithmetic { bits: Bits { x: x.bits, w: w.bits }, epilogue: PLAIN, residual_codes: false, to, requantize: None };
     apply(arithmetic, g, &[x.codes, w.codes, x.state, w.state, scale, shift])
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc
 
 /// A small case that the kernels for cooperative matrices take, more than a tile in each direction.
 pub(crate) fn matrix_case() -> Case {
-    let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, to: DType::F32, requantize: None };
+    let arithmetic = Arithmetic { bits: Bits { x: 4, w: 4 }, epilogue: PLAIN, residual_codes: false, to: DType::F32, requantize: None };
     let (x, w) = (test_codes([65, 80], 4, 1), test_codes([68, 80], 4, 2));
     Case::new(IntegerLinear::new(arithmetic), test_inputs(arithmetic, x, w, -3.0, &[65, 68], 80), Tolerance::EXACT)
 }
@@ -158,8 +158,10 @@ fn test_inputs(arithmetic: Arithmetic, x: Host, w: Host, zero: f32, y: &[usize],
         inputs[scale] = Host::f32([n], inputs[scale].to_f32().iter().map(|v| one * (2.0 + v)).collect());
     }
     if let [.., Some(residual)] = arithmetic.epilogue.indices(Arithmetic::FIRST) {
-        inputs[residual] = inputs[residual].clone().cast(arithmetic.to);
+        inputs[residual] = if arithmetic.residual_codes { test_codes(y, 8, 5) } else { inputs[residual].clone().cast(arithmetic.to) };
     }
+    // No value of such codes is exact.
+    inputs.extend(arithmetic.residual_codes.then(|| test_state(1, 0.0137, -5.0, 9)));
     // A fine step, so that results lie on both sides of most codes.
     let behind = arithmetic
         .requantize
@@ -188,17 +190,25 @@ fn all_ends(x_state: bool) -> Vec<Arithmetic> {
             let requantize =
                 codes.map(|(quantizers, keep, bits)| Requantize { levels, quantizers, groups: 1, keep, again: bits.map(again) });
             let epilogue = Epilogue { residual, ..if residual { ALL } else { PLAIN } };
-            Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue, to, requantize }
+            Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue, residual_codes: false, to, requantize }
         })
+        .chain(coded_ends())
         .filter(|arithmetic| arithmetic.is_bindable(x_state))
         .collect()
+}
+
+/// The same with a residual of codes, as floats and as codes: a kernel has no room for both.
+fn coded_ends() -> Vec<Arithmetic> {
+    let requantize = Requantize { levels: Levels::new(4, true), quantizers: 1, groups: 1, keep: false, again: None };
+    let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| [None, Some(requantize)].map(|requantize| (to, requantize)));
+    ends.map(|(to, requantize)| Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue: ALL, residual_codes: true, to, requantize }).collect()
 }
 
 /// Arithmetic of `[x, w]` bits for the i-th case of a list: all epilogues, in f32 and f16, to floats.
 fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
     let relu6 = Epilogue { activation: Activation::Relu6, ..PLAIN };
     let to = if i % 4 == 3 { DType::F16 } else { DType::F32 };
-    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], to, requantize: None }
+    Arithmetic { bits: Bits { x, w }, epilogue: [ALL, PLAIN, SUMS, ALL, relu6][i % 5], residual_codes: false, to, requantize: None }
 }
 
 /// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer.

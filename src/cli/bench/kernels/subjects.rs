@@ -65,7 +65,8 @@ pub(super) fn products([m, k, n]: [usize; 3], precision: Precision) -> Vec<Subje
     let subject = |op: Arc<dyn Op>, types| Subject { op, types, data: None, uses: BTreeMap::from([("product", 1)]) };
     let types = |dtype| [[m, k], [n, k]].map(|shape| TensorType::new(shape, dtype)).to_vec();
     let floats = Linear { epilogue: Epilogue::default(), to: None };
-    let arithmetic = Arithmetic { bits: LowBits { x: 4, w: 4 }, epilogue: Epilogue::default(), to: DType::F32, requantize: None };
+    let arithmetic =
+        Arithmetic { bits: LowBits { x: 4, w: 4 }, epilogue: Epilogue::default(), residual_codes: false, to: DType::F32, requantize: None };
     let states = [1, n].map(|rows| TensorType::f32([rows, 4]));
     vec![
         subject(Arc::new(floats), types(precision.dtype())),
