@@ -98,6 +98,20 @@ fn stage(at: u32, loads: u32, chunks: Four) {
     }
 }
 
+// Chunks of x as they are multiplied.
+fn as_multiplied(chunks: Four, given: Loading) -> Four {
+    var all = Four();
+    all.a = loaded4(chunks.a, given);
+    if LOADS_X > 1u {
+        all.b = loaded4(chunks.b, given);
+    }
+    if LOADS_X > 2u {
+        all.c = loaded4(chunks.c, given);
+        all.d = loaded4(chunks.d, given);
+    }
+    return all;
+}
+
 // The sums of all shares.
 fn sums_at(at: u32) -> vec4<i32> {
     var sums = bitcast<vec4<i32>>(sh[at]);
@@ -218,6 +232,7 @@ fn main(
     var rows_x = rows_x_at(first_tile * TILE_M + row);
     let rows_w = RowsW(row_w(w_row, product), row_w(w_row + PASS, product), row_w(w_row + 2u * PASS, product), row_w(w_row + 3u * PASS, product));
     let at_x = row * STRIDE + chunk;
+    let given = loading();
     var next_x = fetch_x(rows_x, 0u, chunk * 16u);
     var next_w = fetch_w(rows_w, 0u, chunk * 16u);
 
@@ -239,7 +254,7 @@ fn main(
         var y30 = coop_mat16x16<f32, C>();
         var y31 = coop_mat16x16<f32, C>();
         for (var k = 0u; k < p.k; k += SLICE_K) {
-            stage(at_x, LOADS_X, next_x);
+            stage(at_x, LOADS_X, as_multiplied(next_x, given));
             stage(FIRST_W + at_x, LOADS_W, next_w);
             workgroupBarrier();
             if k + SLICE_K < p.k {

@@ -79,6 +79,7 @@ fn main(
     let row_w = tile_n * TILE_N + load_rows * 4u;
     let at_x = load_word * STRIDE_M + load_rows;
     let at_w = load_word * STRIDE_N + load_rows;
+    let given = loading();
     var next: Block;
     if loads_x {
         next = block_x(source_x, load_word * 4u);
@@ -90,10 +91,10 @@ fn main(
     var sums: Sums;
     for (var k = 0u; k < p.k; k += SLICE * 4u) {
         if loads_x {
-            sh_x[at_x] = next.a;
-            sh_x[at_x + STRIDE_M] = next.b;
-            sh_x[at_x + 2u * STRIDE_M] = next.c;
-            sh_x[at_x + 3u * STRIDE_M] = next.d;
+            sh_x[at_x] = loaded4(next.a, given);
+            sh_x[at_x + STRIDE_M] = loaded4(next.b, given);
+            sh_x[at_x + 2u * STRIDE_M] = loaded4(next.c, given);
+            sh_x[at_x + 3u * STRIDE_M] = loaded4(next.d, given);
         } else if loads_w {
             sh_w[at_w] = next.a;
             sh_w[at_w + STRIDE_N] = next.b;

@@ -15,9 +15,9 @@ fn four_x(codes: u32) -> vec4<f16> {
 }
 
 fn low_x(raw: RawX) -> vec4<f16> {
-    return four_x(raw.x);
+    return four_x(loaded(raw.x, loading()));
 }
 
 fn high_x(raw: RawX) -> vec4<f16> {
-    return four_x(raw.y);
+    return four_x(loaded(raw.y, loading()));
 }

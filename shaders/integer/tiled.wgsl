@@ -51,6 +51,7 @@ fn main(
     let at_x = k_x * STRIDE_M + lane / BLOCKS_K;
     let at_w = k_w * STRIDE_N + lane_w / BLOCKS_K;
     let source_x = lane_x(tile_m * TILE_M + lane / BLOCKS_K * 4u);
+    let given = loading();
     let lane_n = lane % LANES_N;
     let lane_m = lane / LANES_N;
     var totals: array<vec4<i32>, ROWS * COLUMN_BLOCKS>;
@@ -62,7 +63,7 @@ fn main(
         let end = min(part + PART, p.k);
         for (var k = part; k < end; k += TILE_K) {
             if loads_x {
-                let block = unpacked(words_x(source_x, k + k_x));
+                let block = unpacked(loaded4(words_x(source_x, k + k_x), given));
                 sh_x[at_x] = block[0];
                 sh_x[at_x + STRIDE_M] = block[1];
                 sh_x[at_x + 2u * STRIDE_M] = block[2];

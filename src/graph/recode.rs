@@ -1,6 +1,8 @@
 //! A rewrite for networks whose skip connections are codes: a quantizer that reads what other codes stand for makes its codes from those,
 //! without the floats between. The codes are the same, bit by bit.
 //!
+//! Where such codes are all that a 1 × 1 convolution of few channels reads, it makes them itself while it loads the others ([`while_loading`]).
+//!
 //! A 1 × 1 convolution in steps reads few pixels: its quantizer makes codes of those alone, as soon as it can, so that the other pixels need not
 //! be kept for it.
 
@@ -12,6 +14,9 @@ use crate::kernels::quantize::{Dequantize, Quantize, Recode};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Results of a pixel of a convolution that reads each of its inputs a few times at most.
+const FEW: usize = 256;
 
 /// A quantizer that makes its codes from others.
 struct Found {
@@ -102,6 +107,38 @@ fn steps_of(node: &Node) -> Option<&IntegerConv> {
 /// Whether a convolution's window is one pixel.
 fn is_point(graph: &Graph, conv: &Node) -> bool {
     matches!(graph.shape(conv.inputs[1]).bhwc(), [_, 1, 1, _])
+}
+
+/// The same graph without codes that are made for one convolution and can be made by it: one of so few results that it reads its input once
+/// or a few times. It runs last, since products make codes themselves where they can (see [`super::second`]), which costs less.
+pub(super) fn while_loading(graph: &Graph) -> Graph {
+    let readers = readers(graph);
+    let mut rebuild = Rebuild::new(graph);
+    for node in graph.nodes() {
+        let Some((op, recode)) = recoding(graph, node).filter(|_| readers.get(&graph.root(node.inputs[0])) == Some(&1)) else {
+            rebuild.copy(node);
+            continue;
+        };
+        rebuild.to.segment = node.segment;
+        let mut inputs = rebuild.inputs(node);
+        inputs[0] = rebuild.var(recode.inputs[0]);
+        inputs[0] = rebuild.to.reshape(inputs[0], graph.shape(node.inputs[0]).dims());
+        inputs.push(rebuild.var(recode.inputs[1]));
+        let outputs = rebuild.add(&node.scope, Arc::new(op), &inputs);
+        node.outputs.iter().zip(outputs).for_each(|(&old, new)| rebuild.stand_for(old, new));
+    }
+    prune(&rebuild.finish())
+}
+
+/// The convolution that a node would be if it made its codes itself, and the node that makes them.
+fn recoding<'a>(graph: &'a Graph, node: &Node) -> Option<(IntegerConv, &'a Node)> {
+    let conv: &IntegerConv = (&*node.op as &dyn Any).downcast_ref()?;
+    let before = &graph.nodes()[node_of(graph, node.inputs[0])?];
+    let recode: &Recode = (&*before.op as &dyn Any).downcast_ref().filter(|recode: &&Recode| recode.step == 1)?;
+    let ([n, ..], channels) = (graph.shape(node.inputs[1]).bhwc(), graph.shape(node.inputs[0]).last());
+    let is_same = graph.root(before.inputs[2]) == graph.root(node.inputs[2]) && recode.through == conv.arithmetic.to;
+    let suits = n <= FEW && conv.can_recode(channels, n) && is_point(graph, node) && is_same && before.segment == node.segment;
+    suits.then_some((IntegerConv { recodes: Some(recode.levels), ..*conv }, before))
 }
 
 fn node_of(graph: &Graph, var: Var) -> Option<usize> {

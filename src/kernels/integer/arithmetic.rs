@@ -121,14 +121,14 @@ impl Arithmetic {
     }
 
     /// Storage buffers of a kernel.
-    fn buffers(self, x_state: bool) -> usize {
+    fn buffers(self, x_states: usize) -> usize {
         let outputs = self.requantize.map_or(1, |r| 2 + usize::from(r.keep));
-        4 + usize::from(x_state) + usize::from(self.epilogue.residual) + usize::from(self.residual_codes) + outputs
+        4 + x_states + usize::from(self.epilogue.residual) + usize::from(self.residual_codes) + outputs
     }
 
-    /// Whether a kernel has room for all that it binds: WebGPU guarantees 8 storage buffers.
-    pub(super) fn is_bindable(self, x_state: bool) -> bool {
-        self.buffers(x_state) <= 8
+    /// Whether a kernel that binds so many states for x has room for all that it binds: WebGPU guarantees 8 storage buffers.
+    pub(super) fn is_bindable(self, x_states: usize) -> bool {
+        self.buffers(x_states) <= 8
     }
 
     /// The twin: the outputs of a product of a shape from the integer sums.
@@ -166,8 +166,15 @@ impl Arithmetic {
     }
 
     /// Adds what a kernel needs behind its sums: `store_y` and its bindings. `terms` is the length of the sums, `n` the number of
-    /// output channels of each of some `products`, `x_state` whether the kernel binds the state of x, at `AT_STATE`.
-    pub(super) fn finish(self, dispatch: Dispatch, products: usize, n: usize, terms: usize, x_state: bool) -> Dispatch {
+    /// output channels of each of some `products`, `x_states` what the kernel binds for x: indices of inputs and the names of where they are.
+    pub(super) fn finish(
+        self,
+        dispatch: Dispatch,
+        products: usize,
+        n: usize,
+        terms: usize,
+        x_states: &[(usize, &'static str)],
+    ) -> Dispatch {
         let four = n.is_multiple_of(4);
         let dispatch = match products {
             1 => dispatch.part(wgsl!("integer/one_product.wgsl")),
@@ -179,9 +186,9 @@ impl Arithmetic {
         // Codes alone are rounded to the type without having it.
         let has_floats = residual.is_some() && !self.residual_codes || self.requantize.is_none_or(|r| r.keep);
         let mut dispatch = self.finished(dispatch.element("element_y", if has_floats { self.to } else { DType::F32 }), terms);
-        if x_state {
-            inputs.push(Self::X_STATE);
-            dispatch = dispatch.constant("AT_STATE", inputs.len());
+        for &(input, name) in x_states {
+            inputs.push(input);
+            dispatch = dispatch.constant(name, inputs.len());
         }
         if residual.is_some() || !four {
             inputs.push(residual.unwrap_or(Self::X_STATE));

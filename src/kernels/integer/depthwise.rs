@@ -77,7 +77,7 @@ impl Op for IntegerDepthwise {
             .part(x)
             .params(Words::of(sizes))
             .over_items(n, GROUP);
-        vec![self.arithmetic.finish(dispatch, 1, c, kernel_height * kernel_width, true)]
+        vec![self.arithmetic.finish(dispatch, 1, c, kernel_height * kernel_width, &[(Arithmetic::X_STATE, "AT_STATE")])]
     }
 
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
@@ -121,13 +121,13 @@ pub(super) fn cases() -> Vec<Case> {
     for (i, (image, [kh, kw], window, bits)) in shapes.into_iter().enumerate() {
         let (x, w) = (test_codes(image, bits[0], i as u64), test_codes([image[3], kh, kw, 1], bits[1], 50 + i as u64));
         let y = result_shape("a case", window, &[x.ty(), w.ty()]);
-        for arithmetic in test_arithmetics(i, bits, image[3], true) {
+        for arithmetic in test_arithmetics(i, bits, image[3], 1) {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, y.dims(), kh * kw);
             cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));
         }
     }
     let window = window(1, 1, 1);
-    for arithmetic in coded_ends().into_iter().filter(|a| a.is_bindable(true)) {
+    for arithmetic in coded_ends().into_iter().filter(|a| a.is_bindable(1)) {
         let (x, w) = (test_codes([1, 5, 9, 12], 4, 40), test_codes([12, 3, 3, 1], 8, 41));
         let inputs = test_inputs(arithmetic, x, w, -2.0, &[1, 5, 9, 12], 9);
         cases.push(Case::new(IntegerDepthwise { window, arithmetic }, inputs, Tolerance::EXACT));

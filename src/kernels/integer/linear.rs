@@ -36,7 +36,7 @@ impl IntegerLinear {
     fn product(self, inputs: &[TensorType], outputs: &[TensorType]) -> IntegerProduct {
         let all = Linear { epilogue: self.arithmetic.epilogue, to: None }.product(inputs, outputs);
         let geometry = Product { m: all.m / self.products, n: all.n / self.products, groups: self.products, ..all };
-        IntegerProduct { geometry, arithmetic: self.arithmetic }
+        IntegerProduct { geometry, arithmetic: self.arithmetic, recodes: None }
     }
 
     /// The twin of several layers: one by one.
@@ -142,13 +142,13 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (i, ([m, k, n], bits)) in shapes.into_iter().enumerate() {
         let (x, w) = (test_codes([m, k], bits[0], i as u64), test_codes([n, k], bits[1], 90 + i as u64));
-        for arithmetic in test_arithmetics(i, bits, n, false) {
+        for arithmetic in test_arithmetics(i, bits, n, 0) {
             let inputs = test_inputs(arithmetic, x.clone(), w.clone(), -1.0, &[m, n], k);
             cases.push(Case::new(IntegerLinear::new(arithmetic), inputs, Tolerance::EXACT));
         }
     }
     let (m, k, n) = (133, 32, 132);
-    cases.extend(all_ends(false).into_iter().map(|arithmetic| {
+    cases.extend(all_ends(0).into_iter().map(|arithmetic| {
         let (x, w) = (test_codes([m, k], 4, 40), test_codes([n, k], 8, 41));
         Case::new(IntegerLinear::new(arithmetic), test_inputs(arithmetic, x, w, -2.0, &[m, n], k), Tolerance::EXACT)
     }));

@@ -68,7 +68,7 @@ pub fn linear(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, to: DType) -
 /// The convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[N, kh, kw, C]`, bias f32 `[N]`.
 #[track_caller]
 pub fn conv(g: &mut Graph, x: Codes, w: Codes, bias: Option<Var>, window: Window, to: DType) -> Var {
-    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerConv { window, arithmetic }, inputs))
+    product(g, x, w, bias, to, |arithmetic, g, inputs| g.apply(IntegerConv::new(window, arithmetic), inputs))
 }
 
 /// The depthwise convolution of what the codes stand for, with zeros around, in floats `to`: x `[B, H, W, C]`, w `[C, kh, kw, 1]`,
@@ -106,15 +106,15 @@ pub(crate) fn arithmetic_of(op: &dyn Op) -> Option<Arithmetic> {
 /// When the op is none.
 pub(crate) fn with_arithmetic(op: &dyn Op, arithmetic: Arithmetic) -> Option<Arc<dyn Op>> {
     let any = op as &dyn Any;
-    let (new, x_state): (Arc<dyn Op>, bool) = if any.is::<IntegerLinear>() {
-        (Arc::new(IntegerLinear::new(arithmetic)), false)
+    let (new, x_states): (Arc<dyn Op>, usize) = if any.is::<IntegerLinear>() {
+        (Arc::new(IntegerLinear::new(arithmetic)), 0)
     } else if let Some(&conv) = any.downcast_ref::<IntegerConv>() {
-        (Arc::new(IntegerConv { arithmetic, ..conv }), conv.window.padding > 0)
+        (Arc::new(IntegerConv { arithmetic, ..conv }), conv.x_states())
     } else {
         let &depthwise = any.downcast_ref::<IntegerDepthwise>().unwrap_or_else(|| panic!("{} is no product of codes", op.name()));
-        (Arc::new(IntegerDepthwise { arithmetic, ..depthwise }), true)
+        (Arc::new(IntegerDepthwise { arithmetic, ..depthwise }), 1)
     };
-    arithmetic.is_bindable(x_state).then_some(new)
+    arithmetic.is_bindable(x_states).then_some(new)
 }
 
 /// A small case that the kernels for cooperative matrices take, more than a tile in each direction.
@@ -177,9 +177,9 @@ const PLAIN: Epilogue = Epilogue { scale: true, shift: true, residual: false, ac
 /// The sums themselves.
 const SUMS: Epilogue = Epilogue { scale: false, shift: false, residual: false, activation: Activation::None };
 
-/// Every way in which results leave a product of 4 × 8 bits that binds x's state or not: as floats, codes, of one quantizer or two, or both, with a residual or
+/// Every way in which results leave a product of 4 × 8 bits that binds so many states for x: as floats, codes, of one quantizer or two, or both, with a residual or
 /// without, in f32 and f16. Each is a kernel of its own.
-fn all_ends(x_state: bool) -> Vec<Arithmetic> {
+fn all_ends(x_states: usize) -> Vec<Arithmetic> {
     let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| [false, true].map(|residual| (to, residual)));
     let stores =
         [None, Some((1, false, None)), Some((1, true, None)), Some((2, false, None)), Some((2, true, None)), Some((1, false, Some(3)))];
@@ -193,7 +193,7 @@ fn all_ends(x_state: bool) -> Vec<Arithmetic> {
             Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue, residual_codes: false, to, requantize }
         })
         .chain(coded_ends())
-        .filter(|arithmetic| arithmetic.is_bindable(x_state))
+        .filter(|arithmetic| arithmetic.is_bindable(x_states))
         .collect()
 }
 
@@ -212,13 +212,13 @@ fn test_arithmetic(i: usize, [x, w]: [u32; 2]) -> Arithmetic {
 }
 
 /// The arithmetic of the i-th case of a list and, where a product of n channels can have and bind it, the same with a quantizer.
-fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_state: bool) -> Vec<Arithmetic> {
+fn test_arithmetics(i: usize, bits: [u32; 2], n: usize, x_states: usize) -> Vec<Arithmetic> {
     let floats = test_arithmetic(i, bits);
     let groups = if i % 3 == 2 && n.is_multiple_of(4) { n / 4 } else { 1 };
     let quantizers = if groups == 1 { 1 + i % 4 / 2 } else { 1 };
     let requantize =
         Requantize { levels: Levels::new(bits[i % 2], i.is_multiple_of(3)), quantizers, groups, keep: i.is_multiple_of(2), again: None };
     let codes = Arithmetic { requantize: Some(requantize), ..floats };
-    let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_state);
+    let fits = n.is_multiple_of(4) && floats.epilogue.scale && codes.is_bindable(x_states);
     [floats].into_iter().chain(fits.then_some(codes)).collect()
 }

@@ -9,6 +9,7 @@ use super::{Arithmetic, matrix};
 use crate::gpu::shader::Source;
 use crate::gpu::{Capabilities, Dispatch, Tier};
 use crate::kernels::gemm::{self, BUSY, Operands, Product, TILE_K, TILES, Tile};
+use crate::kernels::quantize::Levels;
 use crate::wgsl;
 
 /// A tile of the packed kernel, of which an invocation computes 4 or 8 `rows` × 4 results.
@@ -51,6 +52,8 @@ const _: () = {
 pub(super) struct IntegerProduct {
     pub(super) geometry: Product,
     pub(super) arithmetic: Arithmetic,
+    /// Levels of the codes that are made of x while it is loaded, and the index of the state of x as it is.
+    pub(super) recodes: Option<(Levels, usize)>,
 }
 
 impl IntegerProduct {
@@ -101,6 +104,13 @@ impl IntegerProduct {
     fn with_outside(&self, dispatch: Dispatch) -> Dispatch {
         let windows = matches!(self.geometry.operands, Operands::Windows(_));
         if windows { dispatch.part(wgsl!("integer/outside.wgsl")) } else { dispatch }
+    }
+
+    /// With the piece that says what becomes of codes of x on their way from memory.
+    fn loading(&self, dispatch: Dispatch) -> Dispatch {
+        let Some((levels, _)) = self.recodes else { return dispatch.part(wgsl!("integer/as_loaded.wgsl")) };
+        let dispatch = dispatch.constant("X_HALF", 1 << (levels.bits - 1)).constant("X_OFFSET", levels.offset() as usize);
+        dispatch.part(wgsl!("integer/recoded.wgsl"))
     }
 
     fn portable(&self, (tile, each): (Tile, usize)) -> Dispatch {
@@ -157,7 +167,12 @@ impl IntegerProduct {
             Operands::Windows(_) => dispatch.part(wgsl!("gemm/params_windows.wgsl")).part(wgsl!("integer/windows.wgsl")),
             _ => dispatch.part(wgsl!("gemm/params_rows.wgsl")),
         };
-        let dispatch = self.arithmetic.finish(dispatch, groups, n, k, padded);
+        let own = (Arithmetic::X_STATE, "AT_STATE");
+        let x_states = match self.recodes {
+            Some((_, from)) => vec![own, (from, "AT_FROM")],
+            None => padded.then_some(own).into_iter().collect(),
+        };
+        let dispatch = self.loading(self.arithmetic.finish(dispatch, groups, n, k, &x_states));
         let dispatch = match operands {
             Operands::Windows(_) if padded => dispatch.part(wgsl!("integer/padding.wgsl")),
             Operands::Windows(_) => dispatch.part(wgsl!("integer/no_padding.wgsl")),
