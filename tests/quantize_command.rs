@@ -25,7 +25,7 @@ fn the_file_is_a_model_for_every_command() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("low.safetensors");
     let report = quantize(&asset("images"), &out, &["--bits", "4-8-8", "--images", "2", "--json"]).json();
-    assert_eq!((report["bits"].as_str(), report["pictures"].as_u64()), (Some("4-8-8 (executable)"), Some(2)), "{report}");
+    assert_eq!((report["bits"].as_str(), report["pictures"].as_u64()), (Some("4-8-8 (compact)"), Some(2)), "{report}");
     let layers = report["layers"].as_object().expect("layers by bits");
     assert!(layers["4"].as_u64().is_some_and(|n| n > 30) && layers["8"].as_u64() == Some(5), "stem, classes and three of boxes: {report}");
     let bytes = |name: &str| report[name].as_u64().expect("bytes");
@@ -41,7 +41,7 @@ fn the_file_is_a_model_for_every_command() {
     let found = run(["detect", &photo, "--model", &path].iter().chain(&small)).json();
     assert!(found["images"][0]["detections"].as_array().is_some_and(|all| !all.is_empty()), "{found}");
     let twice = quantize_model(&out, &asset("images"), &folder.path().join("twice.safetensors"), &["--bits", "8-8-8"]);
-    twice.fails(1, &["low.safetensors", "quantized already", "4-8-8 (executable)"]);
+    twice.fails(1, &["low.safetensors", "quantized already", "4-8-8 (compact)"]);
     quantize_model(&out, &asset("images"), &out, &["--bits", "8-8-8"]).fails(2, &["is the model itself"]);
 }
 
@@ -95,7 +95,7 @@ fn inspect_tells_what_a_file_holds() {
     let small = ["--size", "64x96", "--json"];
     let (low, float) = (inspect(&out, &small).json(), inspect(&tiny_model(), &small).json());
     assert_eq!(low["file_bytes"].as_u64(), Some(fs::metadata(&out).expect("a file").len()));
-    assert_eq!((low["bits"].as_str(), low["attention_bits"].as_u64()), (Some("4-4-8 (executable)"), Some(8)));
+    assert_eq!((low["bits"].as_str(), low["attention_bits"].as_u64()), (Some("4-4-8 (compact)"), Some(8)));
     assert!(low["unsigned"].as_array().is_some_and(|all| all.iter().any(|name| name == "backbone.0.body.layer1.0.conv2.act")), "{low}");
     let layer = |report: &serde_json::Value, name: &str| {
         let all = report["layers"].as_array().expect("layers").iter();

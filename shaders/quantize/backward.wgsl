@@ -6,7 +6,7 @@
 //
 // A workgroup takes a part of the elements of one step size, an invocation four pieces at a time, whose loads are under way together, and
 // leaves two sums in one row of `sums`, in the columns of the state; the sums over the parts are a node of their own. x and d are
-// read once.
+// read once; a piece says what x is.
 // p.inner counts the neighbouring numbers, or vec4s of them, that share a step size; p.pieces all that share one.
 
 struct Params {
@@ -21,7 +21,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<wide_x>;
 @group(0) @binding(2) var<storage, read> state: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> d_codes: array<wide_d>;
 @group(0) @binding(AT_SUMS) var<storage, read_write> sums: array<vec4<f32>>;
@@ -75,10 +74,10 @@ fn main(
         let at_1 = place_of(min(i + GROUP, end - 1u), group);
         let at_2 = place_of(min(i + 2u * GROUP, end - 1u), group);
         let at_3 = place_of(min(i + 3u * GROUP, end - 1u), group);
-        let x_0 = wide(x[at_0]);
-        let x_1 = wide(x[at_1]);
-        let x_2 = wide(x[at_2]);
-        let x_3 = wide(x[at_3]);
+        let x_0 = x_at(at_0);
+        let x_1 = x_at(at_1);
+        let x_2 = x_at(at_2);
+        let x_3 = x_at(at_3);
         let d_0 = wide(d_codes[at_0]);
         let d_1 = wide(d_codes[at_1]);
         let d_2 = wide(d_codes[at_2]);

@@ -52,7 +52,7 @@ pub(crate) struct Ablation {
     /// Low bits of weights, activations and attention; several behind commas
     #[arg(long, value_name = "W-A-ATTENTION", value_delimiter = ',', default_value = "4-4-8")]
     bits: Vec<Bits>,
-    /// Which layers have them [default: executable]
+    /// Which layers have them [default: compact]
     #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// What is trained; several behind commas [default: all]

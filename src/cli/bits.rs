@@ -14,7 +14,7 @@ pub(crate) struct BitsArgs {
     /// Low bits of weights, activations and attention, such as 4-4-8
     #[arg(long, value_name = "W-A-ATTENTION")]
     bits: Option<Bits>,
-    /// Which layers have them [default: executable]
+    /// Which layers have them [default: compact]
     #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// Activations without zero points: LSQ, where the default is LSQ+

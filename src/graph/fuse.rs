@@ -16,6 +16,7 @@ use super::pad::pad;
 use super::rebuild::{Rebuild, constants_first, prune};
 use super::recode::{recode, while_loading};
 use super::requantize::requantize;
+use super::saved::saved;
 use super::second::second;
 use super::skip::skip;
 use super::{Graph, Node, Op, Origin, Var};
@@ -62,7 +63,7 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     let graph = skip(&requantize(&graph, trainable));
     let constant = constants(&graph, trainable);
     let graph = second(&graph, &|var| constant.contains(&graph.root(var)));
-    batch(&join(&pad(&while_loading(&graph))), trainable)
+    batch(&saved(&join(&pad(&while_loading(&graph)))), trainable)
 }
 
 /// [`fuse`], and what is faster on a device: attention on codes in one kernel, and layers on codes with the norms behind them.

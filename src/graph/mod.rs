@@ -32,6 +32,7 @@ mod quantizers;
 mod rebuild;
 mod recode;
 mod requantize;
+mod saved;
 mod second;
 mod skip;
 mod within;

@@ -339,7 +339,7 @@ mod tests {
         };
         refused(&[CONV, "is of 4 bits", "says 3 bits"], |header, _| of_config(header, "4-4-8", "3-4-8"));
         refused(&[CONV, "is of 5 bits", "says 4 bits"], |header, _| index(header, |index| index[CONV]["bits"] = json!(5)));
-        refused(&[HEAD, "is of 8 bits", "says floats"], |header, _| of_config(header, "executable", "release"));
+        refused(&[HEAD, "is of 8 bits", "says floats"], |header, _| of_config(header, "compact", "release"));
         refused(&[CONV, "272 codes"], |header, _| index(header, |index| index[CONV]["shape"] = json!([2, 136])));
         refused(&[LINEAR, "step sizes f32[7]; want f32[6]"], |header, _| index(header, |index| index[LINEAR]["shape"] = json!([6, 7])));
         refused(&[CONV, "shape"], |header, _| index(header, |index| index[CONV]["shape"] = json!([1u64 << 63, 3])));

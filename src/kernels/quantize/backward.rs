@@ -8,13 +8,16 @@
 //! softmax with one, what they let pass is what is above zero behind both: such a dropout is a factor. That appears when graphs are fused.
 //! Where nothing before the quantizer learns, there is no d_x.
 //!
+//! Where x is what other codes stand for, these are read in its place, a byte each: x is i8 then, d_x of the type that x would be, and the state
+//! f32 `[1, 4]` of these codes one more input, the last.
+//!
 //! On an H100 (`qdetr bench train --preset detr-resnet50 --batch 8 --precision f16 --bits 4-4-8 --profile`, 2026-11-26) tensors of more than 100 MB
 //! are read and written at 2.4 to 2.7 TB/s, of 2.87 for a copy; one of 12 MB takes 11 µs, of which 5 are what the least step takes, and half of
 //! all are smaller than that. Tried and left: workgroups of 32, 64 and 128 for tensors of up to 2 M elements (12.2, 11.3 and 11.1 µs), up to
 //! 16 M (64: the same; 128: 3 % longer) and beyond (128: 10 % longer).
 
 use super::codes::{Granular, Quantize, test_shapes, test_state, test_x};
-use super::values::divides;
+use super::values::{Dequantize, divides, test_codes};
 use super::{GROUP, Levels, QuantizerState};
 use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
@@ -23,7 +26,7 @@ use crate::kernels::epilogue::Activation;
 use crate::kernels::reduce::ColumnSums;
 use crate::kernels::rows;
 use crate::tensor::compare::Tolerance;
-use crate::tensor::{DType, Host, TensorType};
+use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 
 /// Elements that an invocation takes at a time: four pieces, whose loads are under way together.
@@ -46,6 +49,8 @@ pub struct QuantizeBackward {
     pub activation: Activation,
     /// Factor of what goes through that: a ReLU's, where a dropout is behind it.
     pub factor: f32,
+    /// x is given as codes, whose values have this type.
+    pub of_codes: Option<DType>,
 }
 
 /// How the elements of each step size are shared out.
@@ -63,7 +68,7 @@ struct Shares {
 
 impl QuantizeBackward {
     pub(super) fn of(Quantize { bits, signed, inner }: Quantize, d_x: bool) -> Self {
-        Self { bits, signed, inner, d_x, added: false, activation: Activation::None, factor: 1.0 }
+        Self { bits, signed, inner, d_x, added: false, activation: Activation::None, factor: 1.0, of_codes: None }
     }
 
     /// Which result is the sums.
@@ -73,6 +78,16 @@ impl QuantizeBackward {
 
     fn forward(self) -> Quantize {
         Quantize { bits: self.bits, signed: self.signed, inner: self.inner }
+    }
+
+    /// The type of x, or of what its codes stand for.
+    fn values(self, x: TensorType) -> TensorType {
+        TensorType { dtype: self.of_codes.unwrap_or(x.dtype), ..x }
+    }
+
+    /// Whether there is a kernel for an x of these elements that is given as codes: it reads whole words.
+    pub(crate) fn suits_codes(self, x: Shape, groups: usize) -> bool {
+        self.of_codes.is_none() && self.forward().run(x, groups).is_multiple_of(4)
     }
 
     /// Whether the gradient goes through the activation that gave x.
@@ -97,8 +112,15 @@ impl QuantizeBackward {
         let (x, d, levels) = (inputs[0], inputs[2], self.forward().levels());
         let Shares { groups, run, parts, chunk, lanes } = self.shares(x, inputs[1].shape.rows());
         let words = Words::of([x.shape.len() / groups / width, run / width, groups, parts, chunk / width]);
-        let dispatch = Dispatch::new(wgsl!("quantize/backward.wgsl"), inputs.len())
-            .wide("wide_x", x.dtype, width)
+        let dispatch = match self.of_codes {
+            None => Dispatch::new(wgsl!("quantize/backward.wgsl"), inputs.len()).part(wgsl!("quantize/x_values.wgsl")),
+            Some(to) => Dispatch::new(wgsl!("quantize/backward.wgsl"), inputs.len())
+                .flag("HALF", to == DType::F16)
+                .constant("AT_CODES_STATE", inputs.len())
+                .part(wgsl!("quantize/x_codes.wgsl")),
+        };
+        let dispatch = dispatch
+            .wide("wide_x", self.values(x).dtype, width)
             .wide("wide_d", d.dtype, width)
             .constant("GROUP", lanes)
             .constant("LANES", lanes)
@@ -119,8 +141,11 @@ impl Op for QuantizeBackward {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [x, state, d, other @ ..] = inputs else { panic!("quantize_backward: wants x, state and d, found {}", ids(inputs)) };
-        let others: &[TensorType] = if self.added { &[*x] } else { &[] };
-        let fits = other == others
+        let (given, x) = (x, self.values(*x));
+        let is_given = self.of_codes.is_none_or(|to| given.dtype == DType::I8 && to.is_float());
+        let wanted = self.added.then_some(x).into_iter().chain(self.of_codes.map(|_| TensorType::f32([1, 4])));
+        let fits = other.iter().copied().eq(wanted)
+            && is_given
             && (self.d_x || !self.added)
             && (self.factor == 1.0 || self.activation == Activation::Relu)
             && x.dtype.is_float()
@@ -129,11 +154,17 @@ impl Op for QuantizeBackward {
             && d.shape == x.shape;
         assert!(fits, "quantize_backward: {self:?} wants floats x, its state f32[G, 4] and floats d like x, found {}", ids(inputs));
         let groups = state.shape.rows();
-        let sums = TensorType::f32([self.shares(*x, groups).parts, 4 * groups]);
-        self.d_x.then_some(*x).into_iter().chain([sums]).collect()
+        let sums = TensorType::f32([self.shares(x, groups).parts, 4 * groups]);
+        self.d_x.then_some(x).into_iter().chain([sums]).collect()
     }
 
     fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        if let Some(to) = self.of_codes {
+            let (codes, state) = (inputs[0], inputs[inputs.len() - 1]);
+            let x = Dequantize { inner: 1, to }.reference(&[codes, state], &[self.values(codes.ty())]);
+            let inputs = [&[&x[0]], &inputs[1..inputs.len() - 1]].concat();
+            return Self { of_codes: None, ..*self }.reference(&inputs, outputs);
+        }
         let (x, state, d, levels) = (inputs[0].to_f32(), inputs[1].to_f32(), inputs[2].to_f32(), self.forward().levels());
         let Shares { groups, run, chunk, .. } = self.shares(inputs[0].ty(), state.len() / 4);
         let mut sums = vec![0f64; outputs[self.sums()].shape.len()];
@@ -158,7 +189,8 @@ impl Op for QuantizeBackward {
 
     fn kernels(&self, inputs: &[TensorType], _outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
         let run = self.forward().run(inputs[0].shape, inputs[1].shape.rows());
-        run.is_multiple_of(4).then_some(4).into_iter().chain([1]).map(|width| self.kernel(inputs, width)).collect()
+        let single = self.of_codes.is_none().then_some(1);
+        run.is_multiple_of(4).then_some(4).into_iter().chain(single).map(|width| self.kernel(inputs, width)).collect()
     }
 
     fn operations(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
@@ -201,6 +233,19 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(half);
         }
         cases.push(Case::new(QuantizeBackward { d_x: false, ..plain }, inputs.clone(), tolerance));
+        if plain.suits_codes(Shape::new(&shape), groups) {
+            let codes = test_codes(&shape, Levels::new(8, signed), i as u64);
+            let through = [DType::F32, DType::F16][i % 2];
+            let added = i % 3 == 0;
+            let other = added.then(|| noise(&shape, i as u64 + 180).cast(through));
+            let fine = test_state(QuantizerState { bits: 8, signed }, 1, 7, true).to_f32().to_vec();
+            let alpha = 0.15 * (1 << bits) as f32 / 128.0;
+            let fine = Host::f32([1, 4], [&[alpha, 1.0 / alpha], &fine[2..]].concat());
+            let given = [codes, inputs[1].clone(), inputs[2].clone()].into_iter().chain(other).chain([fine]).collect();
+            let tolerance =
+                if through == DType::F16 { Tolerance { relative: 1e-3, absolute: tolerance.absolute.max(2e-3) } } else { tolerance };
+            cases.push(Case::new(QuantizeBackward { added, of_codes: Some(through), ..plain }, given, tolerance));
+        }
         let case = Case::new(plain, inputs, tolerance);
         let mut half = Case { tolerance: Tolerance { relative: 1e-3, ..tolerance }, ..case.clone() };
         half.inputs[2] = half.inputs[2].clone().cast(DType::F16);

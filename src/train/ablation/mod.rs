@@ -151,7 +151,7 @@ mod tests {
         let mut common = TrainConfig::parse(&serde_json::json!({ "model": model, "seed": 3, "lr": 0.5 }).to_string()).unwrap();
         let run = |common: &TrainConfig, method| Variant { method, bits: "3-4-8".parse().unwrap(), seed: 9 }.configure(common);
         let config = run(&common, Method::Lsq);
-        assert_eq!(config.model.quantization.unwrap().to_string(), "3-4-8 (executable, no zero points)");
+        assert_eq!(config.model.quantization.unwrap().to_string(), "3-4-8 (compact, no zero points)");
         assert_eq!((config.seed, config.lr), (9, 0.5));
         let parts = |common: &TrainConfig| {
             Method::ALL.map(|method| run(common, method)).map(|config| (config.model.alignment, config.distillation.map(|d| d.weight)))
