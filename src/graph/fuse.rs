@@ -3,8 +3,8 @@
 //!
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
-//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::requantize`], [`super::skip`],
-//! [`super::pad`], [`super::join`] and [`super::batch`].
+//! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::pool`], [`super::requantize`],
+//! [`super::skip`], [`super::pad`], [`super::join`] and [`super::batch`].
 
 use super::attend::attend;
 use super::batch::batch;
@@ -13,6 +13,7 @@ use super::join::join;
 use super::lookup::look_up;
 use super::norm::norm;
 use super::pad::pad;
+use super::pool::pool;
 use super::rebuild::{Rebuild, constants_first, prune};
 use super::recode::{recode, while_loading};
 use super::requantize::requantize;
@@ -59,7 +60,8 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
         }
     }
     // Products that were absorbed still stand where they were, without readers.
-    let graph = recode(&look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable));
+    let graph = look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable);
+    let graph = recode(&pool(&graph));
     let graph = skip(&requantize(&graph, trainable));
     let constant = constants(&graph, trainable);
     let graph = second(&graph, &|var| constant.contains(&graph.root(var)));

@@ -27,6 +27,7 @@ mod pad;
 mod params;
 mod parts;
 mod plan;
+mod pool;
 mod profile;
 mod quantizers;
 mod rebuild;

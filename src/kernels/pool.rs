@@ -2,6 +2,8 @@
 //!
 //! `y[b, oy, ox, c] = max x[b, oy·s − p + ky, ox·s − p + kx, c]` over the taps inside the image.
 //! Shapes: x `[B, H, W, C]`, y `[B, H', W', C]`. Saved for backward: x and y.
+//!
+//! Codes of one step size are in the order of what they stand for: [`CodePool`] gives the codes of the largest values, a byte each.
 
 use super::conv::Window;
 use super::rows::{floats, width_of};
@@ -9,7 +11,7 @@ use crate::gpu::{Capabilities, Dispatch, Words};
 use crate::graph::check::{Case, noise};
 use crate::graph::{Graph, Io, Op, Var, ids};
 use crate::tensor::compare::Tolerance;
-use crate::tensor::{DType, Host, TensorType};
+use crate::tensor::{DType, Host, Shape, TensorType};
 use crate::wgsl;
 
 const GROUP: usize = 256;
@@ -153,6 +155,63 @@ impl Op for MaxPoolBackward {
     }
 }
 
+/// Codes i8 `[B, H, W, C]`, C a multiple of 4, to the largest code i8 `[B, H', W', C]` of each window. It appears when graphs are fused.
+#[derive(Clone, Copy, Debug)]
+pub struct CodePool {
+    /// The pool of the values that the codes stand for.
+    pub of: MaxPool,
+}
+
+impl CodePool {
+    /// Whether there is a kernel for codes of a shape: it reads and writes words.
+    pub(crate) fn suits(of: Shape) -> bool {
+        of.last().is_multiple_of(4)
+    }
+
+    /// The kernel in which an invocation has so many codes: one word's, or four words'.
+    fn kernel(self, x: TensorType, y: TensorType, codes: usize) -> Dispatch {
+        let [n, height, width, pieces, out_height, out_width, kernel, stride, padding] = self.of.sizes(x, y, codes);
+        Dispatch::new(wgsl!("code_pool.wgsl"), 1)
+            .wide("wide", DType::U32, codes / 4)
+            .constant("GROUP", GROUP)
+            .constant("KERNEL", kernel)
+            .constant("STRIDE", stride)
+            .constant("PADDING", padding)
+            .params(Words::of([n, height, width, pieces, out_height, out_width]))
+            .over_items(n, GROUP)
+    }
+}
+
+impl Op for CodePool {
+    fn name(&self) -> &'static str {
+        "code_pool"
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let fits = matches!(inputs, [x] if x.dtype == DType::I8 && Self::suits(x.shape));
+        assert!(fits, "code_pool: wants words of codes i8, found {}", ids(inputs));
+        let y = self.of.outputs(&[inputs[0].with_dtype(DType::F32)])[0];
+        vec![y.with_dtype(DType::I8)]
+    }
+
+    fn reference(&self, inputs: &[&Host], outputs: &[TensorType]) -> Vec<Host> {
+        let codes = inputs[0].as_i8().iter().map(|&code| f32::from(code)).collect();
+        let codes = Host::f32(inputs[0].shape().dims(), codes);
+        let y = self.of.reference(&[&codes], &[outputs[0].with_dtype(DType::F32)]).remove(0);
+        vec![Host::i8(y.shape().dims(), y.to_f32().iter().map(|&code| code as i8).collect())]
+    }
+
+    fn kernels(&self, inputs: &[TensorType], outputs: &[TensorType], _device: &Capabilities) -> Vec<Dispatch> {
+        let channels = inputs[0].shape.last();
+        let widths = [16, 4].into_iter().filter(|&codes| channels.is_multiple_of(codes));
+        widths.map(|codes| self.kernel(inputs[0], outputs[0], codes)).collect()
+    }
+
+    fn operations(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        self.of.operations(inputs, outputs)
+    }
+}
+
 /// The largest value of each window of `kernel × kernel` pixels.
 ///
 /// # Panics
@@ -185,11 +244,19 @@ pub fn cases() -> Vec<Case> {
             cases.push(backward_case(op, &forward));
             cases.push(forward);
         }
+        cases.extend([4, 48].map(|channels| code_case(op, [image[0], image[1], image[2], channels], i as u64)));
     }
     // More than 65,535 workgroups.
     let large = vec![noise([1, 1, 65_535 * 256 + 9, 1], 3)];
     cases.push(Case::new(MaxPool { kernel: 1, stride: 1, padding: 0 }, large, Tolerance::EXACT));
     cases
+}
+
+/// Codes of any value. Of odd images all are negative: a padding that counts as 0 would win.
+fn code_case(of: MaxPool, image: [usize; 4], seed: u64) -> Case {
+    let code = |v: &f32| if seed % 2 == 1 { (v * 64.0 - 64.0).floor() as i8 } else { (v * 128.0).floor() as i8 };
+    let codes = noise(image, seed).to_f32().iter().map(code).collect();
+    Case::new(CodePool { of }, vec![Host::i8(image, codes)], Tolerance::EXACT)
 }
 
 /// The backward of a forward case on few distinct values, so that windows have several largest pixels.
@@ -211,5 +278,12 @@ mod tests {
     #[should_panic(expected = "more than half a window")]
     fn a_window_outside_the_image_is_refused() {
         MaxPool { kernel: 2, stride: 1, padding: 2 }.outputs(&[TensorType::f32([1, 4, 4, 1])]);
+    }
+
+    #[test]
+    #[should_panic(expected = "wants words of codes")]
+    fn codes_that_are_no_words_are_refused() {
+        let of = MaxPool { kernel: 3, stride: 2, padding: 1 };
+        CodePool { of }.outputs(&[TensorType::new([1, 4, 4, 6], DType::I8)]);
     }
 }

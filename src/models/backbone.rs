@@ -22,8 +22,9 @@ pub fn backbone(net: &mut Net, config: &Backbone, pixels: Var) -> Var {
 fn resnet(net: &mut Net, config: &ResNet, pixels: Var) -> Var {
     let x = conv_norm(net, ["conv1", "bn1"], pixels, Conv::new(config.stem, 7).stride(2));
     let x = relu(net, x);
-    let x = max_pool(net, x, 3, 2, 1);
-    let mut x = net.scoped("maxpool", |net| kept(net, x));
+    // The largest tensor of the network. Codes of a maximum are the maximum of codes: what the pool gives needs no quantizer of its own.
+    let x = net.scoped("stem", |net| kept(net, x));
+    let mut x = max_pool(net, x, 3, 2, 1);
     for (stage, (&depth, &width)) in config.depths.iter().zip(&config.widths).enumerate() {
         let dilated = config.dilated_c5 && stage == 3;
         let stride = if stage == 0 || dilated { 1 } else { 2 };

@@ -111,7 +111,7 @@ fn activation_codes(
     })
 }
 
-/// What a block gives to the next as it is kept, in codes where the network has such: what these stand for.
+/// What a block, or the stem, gives to the next as it is kept, in codes where the network has such: what these stand for.
 pub fn kept(net: &mut Net, x: Var) -> Var {
     let Some((quantization, doing)) = net.quantization().cloned() else { return x };
     let Some(bits) = quantization.skips() else { return x };

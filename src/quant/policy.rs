@@ -12,8 +12,8 @@ pub enum Preset {
     /// Ours: every linear layer and convolution runs on codes; the first one (the stem) and the last ones (heads, SMCA-DETR's points)
     /// have 8 bits. Skip connections are floats, as the paper has them.
     Executable,
-    /// As `executable`, and skip connections of the backbone, all that one block gives to the next, are kept as codes of 8 bits: its
-    /// activations then take half of the memory that they take in 16-bit floats.
+    /// As `executable`, and what the stem and each block of the backbone give to the next, its skip connections, is kept as codes of 8
+    /// bits: its activations then take half of the memory that they take in 16-bit floats.
     #[default]
     Compact,
     /// The paper's sizes taken by the letter (Q-DETR, table 3: every weight has the few bits): as ours, without the exception of 8
@@ -97,7 +97,7 @@ impl Quantization {
         (self.preset != Preset::Backbone).then_some(self.bits.attention)
     }
 
-    /// The bits of what a block of the backbone gives to the next; `None` for floats.
+    /// The bits of what the stem or a block of the backbone gives to the next; `None` for floats.
     pub fn skips(&self) -> Option<u32> {
         (self.preset == Preset::Compact).then_some(SKIPS)
     }
