@@ -64,7 +64,6 @@ const WITHOUT: &[(&str, &str)] = &[
     ("depthwise_input_gradient", "backward"),
     ("depthwise_weight_gradient", "backward"),
     ("dequantize", "of integers; the gradient of codes is that of their values"),
-    ("recode", "appears when graphs are fused, after their backward"),
     ("distance_backward", "backward"),
     ("dropout_codes", "appears when graphs are fused"),
     ("focal_backward", "backward"),

@@ -19,6 +19,14 @@ fn word_of_levels(u: vec4<f32>, offset: f32) -> u32 {
     return (all - 0x0abf7f80u) ^ 0x80808080u;
 }
 
+// What a word of codes stands for, not yet rounded to a type: alpha · (code - z0). A code and 128 are put behind the exponent of 2^23, which
+// takes plain instructions in place of slow conversions; the difference is exact.
+fn values_of(word: u32, state: vec4<f32>) -> vec4<f32> {
+    let biased = word ^ 0x80808080u;
+    let levels = vec4<u32>(biased & 0xffu, (biased >> 8u) & 0xffu, (biased >> 16u) & 0xffu, biased >> 24u) | vec4<u32>(0x4b000000u);
+    return state.x * (bitcast<vec4<f32>>(levels) - (8388736.0 + state.w));
+}
+
 // code = round(clamp(x · (1 / alpha) + Z, low, high)) - offset, of which four are a word.
 fn codes_under(x: vec4<f32>, inverse: vec4<f32>, z: vec4<f32>, low: f32, high: f32, offset: f32, zero: u32) -> u32 {
     return word_of_levels(clamp(rounded4(x * inverse, zero) + z, vec4<f32>(low), vec4<f32>(high)), offset);

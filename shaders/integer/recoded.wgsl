@@ -19,7 +19,7 @@ fn loading() -> Loading {
 }
 
 fn loaded(word: u32, given: Loading) -> u32 {
-    var v = given.from_codes.x * (vec4<f32>(unpack4xI8(word)) - given.from_codes.w);
+    var v = values_of(word, given.from_codes);
     if HALF_Y {
         v = halves(v, p.n >> 31u);
     }

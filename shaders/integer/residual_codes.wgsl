@@ -19,7 +19,7 @@ fn residual_step() -> vec4<f32> {
 
 // alpha · (code - z0), rounded before it is added.
 fn added_by(r: Residual, step: vec4<f32>) -> vec4<f32> {
-    let v = step.x * (vec4<f32>(unpack4xI8(r)) - step.w);
+    let v = values_of(r, step);
     if HALF_Y {
         return halves(v, p.n >> 31u);
     }

@@ -36,8 +36,8 @@ fn word_at(word: u32) -> u32 {
 }
 
 // What is read of values that were stored: rounded to 16 bits where that is their type.
-fn values_of(word: u32, from_step: vec4<f32>) -> vec4<f32> {
-    let v = from_step.x * (vec4<f32>(unpack4xI8(word)) - from_step.w);
+fn stored(word: u32, from_step: vec4<f32>) -> vec4<f32> {
+    let v = values_of(word, from_step);
     if HALF {
         return halves(v, p.words >> 31u);
     }
@@ -47,7 +47,7 @@ fn values_of(word: u32, from_step: vec4<f32>) -> vec4<f32> {
 fn recode(word: u32, v: u32) {
     if word < p.words {
         let step = state[0];
-        let u = values_of(v, from_state[0]);
+        let u = stored(v, from_state[0]);
         y[word] = codes_under(u, vec4<f32>(step.y), vec4<f32>(step.z), p.low, p.high, p.offset, p.words >> 31u);
     }
 }

@@ -6,8 +6,7 @@
 @group(0) @binding(AT_CODES_STATE) var<storage, read> codes_state: array<vec4<f32>>;
 
 fn x_at(at: u32) -> wide {
-    let s = codes_state[0];
-    let v = s.x * (vec4<f32>(unpack4xI8(x[at])) - s.w);
+    let v = values_of(x[at], codes_state[0]);
     if HALF {
         return halves(v, p.parts >> 31u);
     }

@@ -83,6 +83,10 @@ mod op {
     pub(super) const CONTROL_BARRIER: u32 = 224;
     pub(super) const TYPE_COOPERATIVE_MATRIX: u32 = 4456;
     pub(super) const COOPERATIVE_MATRIX_MUL_ADD: u32 = 4459;
+    pub(super) const F_MUL: u32 = 133;
+    pub(super) const VECTOR_TIMES_SCALAR: u32 = 142;
+    /// The decoration that forbids to compute a product and a sum with one rounding.
+    pub(super) const NO_CONTRACTION: u32 = 42;
     /// The capability of 8-bit integers.
     pub(super) const INT8: u32 = 39;
     /// The decoration of an array's element size.
@@ -114,7 +118,8 @@ fn first_word(opcode: u32, length: usize) -> u32 {
     (length as u32) << 16 | opcode
 }
 
-/// Turns cooperative matrices of 16 × 16 floats into operands of 16 × 32 and 32 × 16 signed bytes and sums of 16 × 16 i32.
+/// Turns cooperative matrices of 16 × 16 floats into operands of 16 × 32 and 32 × 16 signed bytes and sums of 16 × 16 i32, and forbids to contract
+/// products into sums, for which other kernels have barriers (`shaders/common/rounded.wgsl`).
 ///
 /// # Panics
 /// When the module is not one that naga writes for such a kernel.
@@ -128,6 +133,8 @@ fn retype(words: &[u32]) -> Vec<u32> {
     // What a subgroup has written to workgroup memory it reads behind its own barrier, for which naga names other memory.
     let is_of_subgroup = |i: &[u32]| constant(i[1]) == Some(op::SUBGROUP);
     let wide = instructions(words).find(|i| opcode(i) == op::CONTROL_BARRIER && !is_of_subgroup(i)).map(|i| i[3]);
+    let is_product = |i: &&[u32]| [op::F_MUL, op::VECTOR_TIMES_SCALAR].contains(&opcode(i));
+    let products: Vec<u32> = instructions(words).filter(is_product).map(|i| i[2]).collect();
     let (byte, long) = (words[3], words[3] + 1);
 
     let mut out = words[..HEADER].to_vec();
@@ -140,6 +147,8 @@ fn retype(words: &[u32]) -> Vec<u32> {
         if opcode(i) == op::TYPE_VOID || opcode(i) == op::TYPE_INT || opcode(i) == op::TYPE_COOPERATIVE_MATRIX {
             // i32 comes first, because the type of the sums may stand before where naga has it.
             if !std::mem::replace(&mut has_types, true) {
+                // Decorations end where types begin.
+                products.iter().for_each(|&id| out.extend([first_word(op::DECORATE, 3), id, op::NO_CONTRACTION]));
                 out.extend([first_word(op::TYPE_INT, 4), byte, 8, 1, first_word(op::TYPE_INT, 4), signed, 32, 1]);
             }
         }

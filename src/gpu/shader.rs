@@ -92,6 +92,7 @@ pub fn compose(dispatch: &Dispatch) -> String {
     if dispatch.tier == Tier::Matrix {
         text.push_str("enable wgpu_cooperative_matrix;\n");
     }
+    text.push_str(&format!("const PRODUCTS_ARE_ROUNDED = {};\n", dispatch.bytes));
     text.push_str(&dispatch.prelude);
     let mut imported = Vec::new();
     for source in dispatch.parts.iter().chain([&dispatch.source]) {

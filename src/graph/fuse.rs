@@ -62,10 +62,10 @@ pub fn fuse(graph: &Graph, trainable: &dyn Fn(&str) -> bool) -> Graph {
     // Products that were absorbed still stand where they were, without readers.
     let graph = look_up(&constants_first(&prune(&fusion.graph.finish()), trainable), trainable);
     let graph = recode(&pool(&graph));
-    let graph = skip(&requantize(&graph, trainable));
+    let graph = while_loading(&skip(&requantize(&graph, trainable)));
     let constant = constants(&graph, trainable);
     let graph = second(&graph, &|var| constant.contains(&graph.root(var)));
-    batch(&saved(&join(&pad(&while_loading(&graph)))), trainable)
+    batch(&saved(&join(&pad(&graph))), trainable)
 }
 
 /// [`fuse`], and what is faster on a device: attention on codes in one kernel, and layers on codes with the norms behind them.

@@ -5,6 +5,7 @@
 //! bound to together, unless it reads both.
 
 use super::{Graph, Origin, Var};
+use crate::rng::HashedUniform;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Offsets of values in a slot are multiples of this: what every device allows as an offset of a binding.
@@ -69,15 +70,43 @@ pub(super) fn lives(graph: &Graph) -> HashMap<Var, Life> {
     lives
 }
 
-/// Assigns places greedily, largest value first, each in the first slot that has room for its whole life.
+/// A value, its life and its bytes.
+type Tenancy = (Var, Life, usize);
+
+/// The part of a value's size by which another one may be larger and come later.
+const SIMILAR: f32 = 0.1;
+/// Orders of values that are tried, at most: each takes a pass over all of them.
+const TRIES: u32 = 200;
+
+/// Assigns places greedily, largest value first. Which of similar size comes first decides how much is left between them, so some orders are
+/// tried, always the same ones, until no memory is wasted.
 pub(super) fn plan(graph: &Graph, lives: &HashMap<Var, Life>, sharing: Sharing) -> MemoryPlan {
-    let mut order: Vec<(Var, Life, usize)> = lives.iter().map(|(&v, &life)| (v, life, graph.ty(v).bytes())).collect();
-    order.sort_by_key(|&(v, life, bytes)| (std::cmp::Reverse(bytes), life.from, v));
-    let mut memory = MemoryPlan { live_bytes: live_bytes(&order, graph.nodes().len()), ..MemoryPlan::default() };
-    let apart = apart(graph);
+    let mut values: Vec<Tenancy> = lives.iter().map(|(&v, &life)| (v, life, graph.ty(v).bytes())).collect();
+    values.sort_by_key(|&(v, life, bytes)| (std::cmp::Reverse(bytes), life.from, v));
+    let (live_bytes, apart) = (live_bytes(&values, graph.nodes().len()), apart(graph));
+    let total = |memory: &MemoryPlan| memory.slots.iter().sum::<usize>();
+    let mut best = greedy(&values, &apart, sharing);
+    let numbers = HashedUniform::new("orders of values");
+    for attempt in 0..TRIES {
+        if total(&best) <= live_bytes {
+            break;
+        }
+        let about = |&(v, _, bytes): &Tenancy| (bytes as f32 * (1.0 + SIMILAR * numbers.at(attempt << 16 | v.0 as u32))) as u64;
+        values.sort_by_cached_key(|value| (std::cmp::Reverse(about(value)), value.0));
+        let plan = greedy(&values, &apart, sharing);
+        if total(&plan) < total(&best) {
+            best = plan;
+        }
+    }
+    MemoryPlan { live_bytes, ..best }
+}
+
+/// Assigns each value in turn to the first slot that has room for its whole life.
+fn greedy(values: &[Tenancy], apart: &HashMap<Var, HashSet<Var>>, sharing: Sharing) -> MemoryPlan {
+    let mut memory = MemoryPlan::default();
     let none = HashSet::new();
     let mut slots: Vec<Slot> = Vec::new();
-    for (var, life, bytes) in order {
+    for &(var, life, bytes) in values {
         let tenant = Tenant { var, life, offset: 0, bytes: bytes.max(SMALLEST) };
         let apart = apart.get(&var).unwrap_or(&none);
         let room = |(slot, there): (usize, &Slot)| Some(Place { slot, offset: there.room(tenant, apart, sharing)? });
@@ -136,7 +165,7 @@ fn apart(graph: &Graph) -> HashMap<Var, HashSet<Var>> {
     for node in graph.nodes() {
         let all: Vec<Var> = node.inputs.iter().chain(&node.outputs).map(|&v| graph.storage(v)).collect();
         for &written in &all[node.inputs.len()..] {
-            for &other in all.iter().filter(|&&other| other != written) {
+            for &other in all[..node.inputs.len()].iter().filter(|&&other| other != written) {
                 apart.entry(written).or_default().insert(other);
                 apart.entry(other).or_default().insert(written);
             }

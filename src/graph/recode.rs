@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Results of a pixel of a convolution that reads each of its inputs a few times at most.
-const FEW: usize = 256;
+const FEW: usize = 128;
 
 /// A quantizer that makes its codes from others.
 struct Found {

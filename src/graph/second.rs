@@ -55,6 +55,8 @@ fn find(graph: &Graph, is_constant: &dyn Fn(Var) -> bool) -> Vec<Found> {
     let lives = lives(graph);
     let mut live = live(graph, &lives);
     let most = live.iter().copied().max().unwrap_or(0);
+    // Buffers are as large as the largest value in them.
+    let largest = lives.keys().map(|&var| graph.ty(var).bytes()).max().unwrap_or(0);
     let mut found: Vec<Found> = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         let Some((product, op)) = product_of(graph, node).filter(|_| is_constant(node.inputs[2])) else { continue };
@@ -63,7 +65,7 @@ fn find(graph: &Graph, is_constant: &dyn Fn(Var) -> bool) -> Vec<Found> {
         // From the product on, and as long as the codes that live longer.
         let bytes = graph.ty(node.outputs[0]).bytes();
         let longer: Vec<usize> = (product..=first.to.max(other.to)).filter(|i| !(other.from..=other.to).contains(i)).collect();
-        if longer.iter().all(|&i| live[i] + bytes <= most) {
+        if 2 * bytes <= largest && longer.iter().all(|&i| live[i] + bytes <= most) {
             longer.into_iter().for_each(|i| live[i] += bytes);
             found.push(Found { product, recode: index, op });
         }

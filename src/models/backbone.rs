@@ -23,7 +23,7 @@ fn resnet(net: &mut Net, config: &ResNet, pixels: Var) -> Var {
     let x = conv_norm(net, ["conv1", "bn1"], pixels, Conv::new(config.stem, 7).stride(2));
     let x = relu(net, x);
     // The largest tensor of the network. Codes of a maximum are the maximum of codes: what the pool gives needs no quantizer of its own.
-    let x = net.scoped("stem", |net| kept(net, x));
+    let x = net.scoped("conv1", |net| kept(net, x));
     let mut x = max_pool(net, x, 3, 2, 1);
     for (stage, (&depth, &width)) in config.depths.iter().zip(&config.widths).enumerate() {
         let dilated = config.dilated_c5 && stage == 3;
@@ -92,10 +92,14 @@ fn mobilenet_v2(net: &mut Net, config: &MobileNetV2, pixels: Var) -> Var {
     net.scoped("features", |net| {
         let mut x = conv_norm6(net, "0", pixels, Conv::new(32, 3).stride(2));
         let mut index = 1;
+        let last: usize = groups.iter().map(|&(_, _, blocks, _)| blocks).sum();
         for &(expansion, channels, blocks, stride) in groups {
             for block in 0..blocks {
                 let stride = if block == 0 { stride } else { 1 };
                 x = net.scoped(&format!("{index}.conv"), |net| inverted_residual(net, x, expansion, channels, stride));
+                if index < last {
+                    x = net.scoped(&index.to_string(), |net| kept(net, x));
+                }
                 index += 1;
             }
         }

@@ -137,11 +137,13 @@ impl Variant {
 }
 
 /// All variants for a product, best first.
-fn variants_of(product: &Product) -> Vec<Variant> {
+fn variants_of(product: &Product, recodes: bool) -> Vec<Variant> {
     let busy = |v: &Variant| product.tiles(v.tile) >= if *v == LARGE { BUSY } else { BUSY_SMALL };
     let is_added = product.epilogue.residual && product.k <= SHORT_ADDED;
     let is_short = is_added || product.k <= SHORT || product.n <= NARROW.tile.n;
-    let best = if !is_short && busy(&LARGE) {
+    // Codes that are made while they are loaded should be made once.
+    let is_wide = recodes && product.n > NARROW.tile.n;
+    let best = if (!is_short || is_wide) && busy(&LARGE) {
         LARGE
     } else if product.k <= TINY.slice && busy(&TINY) {
         TINY.walking_far(product)
@@ -158,8 +160,13 @@ fn variants_of(product: &Product) -> Vec<Variant> {
 }
 
 /// All kernels for a product of codes on this device, best first; none where it has no such matrices, or the operands cannot be loaded
-/// sixteen codes at a time. `finish` adds the parameters, and what happens to the sums, of the product as it is computed.
-pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(Dispatch, &Product, Tile) -> Dispatch) -> Vec<Dispatch> {
+/// sixteen codes at a time. `recodes`: whether codes are made while they are loaded. `finish` adds the parameters, and what happens to the sums, of the product as it is computed.
+pub(super) fn kernels(
+    product: &Product,
+    recodes: bool,
+    device: &Capabilities,
+    finish: impl Fn(Dispatch, &Product, Tile) -> Dispatch,
+) -> Vec<Dispatch> {
     let narrow = Narrow::of(product, CHUNK);
     let product = &narrow.map_or_else(|| product.clone(), |narrow| Product { k: narrow.k(), ..product.clone() });
     let rows = wgsl!("gemm/w_rows_chunks.wgsl");
@@ -189,6 +196,6 @@ pub(super) fn kernels(product: &Product, device: &Capabilities, finish: impl Fn(
         let dispatch = narrow.iter().fold(dispatch, |dispatch, narrow| narrow.parts(dispatch, product.types[0]));
         finish(dispatch, product, variant.tile).over_groups(variant.groups(product))
     };
-    let variants = if narrow.is_some() { vec![STEM, NARROW] } else { variants_of(product) };
+    let variants = if narrow.is_some() { vec![STEM, NARROW] } else { variants_of(product, recodes) };
     variants.into_iter().map(kernel).collect()
 }

@@ -59,8 +59,9 @@ pub(super) struct IntegerProduct {
 impl IntegerProduct {
     /// All kernels, best first.
     pub(super) fn kernels(&self, device: &Capabilities) -> Vec<Dispatch> {
-        let mut kernels =
-            matrix::kernels(&self.geometry, device, |dispatch, geometry, tile| self.with_outside(self.place(dispatch, geometry, tile)));
+        let mut kernels = matrix::kernels(&self.geometry, self.recodes.is_some(), device, |dispatch, geometry, tile| {
+            self.with_outside(self.place(dispatch, geometry, tile))
+        });
         kernels.extend(self.halves(device));
         if device.allows(Tier::Packed) {
             let best = self.best_packed();
