@@ -114,7 +114,10 @@ fn greedy(values: &[Tenancy], apart: &HashMap<Var, HashSet<Var>>, sharing: Shari
             slots.push(Slot { bytes: tenant.bytes, tenants: Vec::new() });
             Place { slot: slots.len() - 1, offset: 0 }
         });
-        slots[place.slot].tenants.push(Tenant { offset: place.offset, ..tenant });
+        let slot = &mut slots[place.slot];
+        // One that comes later may be somewhat larger.
+        slot.bytes = slot.bytes.max(place.offset + tenant.bytes);
+        slot.tenants.push(Tenant { offset: place.offset, ..tenant });
         memory.place_of.insert(var, place);
     }
     memory.slots = slots.into_iter().map(|slot| slot.bytes).collect();
