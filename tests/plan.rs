@@ -17,7 +17,7 @@ use qdetr::models::smca::Image;
 use qdetr::models::transformer::{Tokens, decoder, encoder};
 use qdetr::models::{BatchSize, Detector, ModelConfig, Results, Session, detector, detr};
 use qdetr::nn::{Net, Precision};
-use qdetr::quant::Quantization;
+use qdetr::quant::{Preset, Quantization};
 use qdetr::tensor::compare::{Tolerance, compare};
 use qdetr::tensor::{DType, Host, TensorType};
 use std::time::{Duration, Instant};
@@ -103,9 +103,9 @@ fn in_less_memory_the_first_layers_run_on_parts_of_the_batch() {
         };
         let mut whole = session(None);
         let taken = whole.plan(given).expect("a plan").memory().total();
-        let mut parts = session(Some(taken * 4 / 5));
+        let mut parts = session(Some(taken * 9 / 10));
         let memory = parts.plan(given).expect("a plan in parts").memory().total();
-        assert!(memory <= taken * 4 / 5, "{bits:?}: {memory} of {taken}");
+        assert!(memory <= taken * 9 / 10, "{bits:?}: {memory} of {taken}");
         let inputs = || inputs.iter().map(|(name, host)| (name.as_str(), host));
         let (expected, found) = (whole.call(given, inputs()).expect("a run"), parts.call(given, inputs()).expect("a run"));
         assert!(!expected.is_empty() && expected.len() == found.len());
@@ -117,9 +117,9 @@ fn in_less_memory_the_first_layers_run_on_parts_of_the_batch() {
     }
 }
 
-/// The figures of README; no device is asked.
+/// What README says; no device is asked.
 #[test]
-fn detr_r50_in_four_bits_takes_639_mb_for_eight_pictures_or_292_in_parts() {
+fn activations_of_detr_r50_in_four_bits_take_half_of_what_they_take_in_f16() {
     let bytes = Capabilities {
         f16: true,
         matrix: true,
@@ -130,15 +130,22 @@ fn detr_r50_in_four_bits_takes_639_mb_for_eight_pictures_or_292_in_parts() {
         tier: Tier::Matrix,
         ..Capabilities::WEBGPU
     };
-    let config =
-        ModelConfig { quantization: Some(Quantization::new("4-4-8".parse().expect("bits"))), ..ModelConfig::detr("resnet50").unwrap() };
-    let folded = |images| {
+    let folded = |quantization: Option<Quantization>, images| {
+        let config = ModelConfig { quantization, ..ModelConfig::detr("resnet50").unwrap() };
         let graph = detr(&config, (size(images, 800, 1066), Entry::Bytes), Precision::F16, Results::Answers).into_parts().0;
         fold(&fuse_for(&graph, &bytes), &|_| false).graph
     };
+    let low = Quantization::new("4-4-8".parse().expect("bits"));
+    for images in [1, 8] {
+        let [low, f16] = [Some(low.clone()), None].map(|quantization| Needs::of(&folded(quantization, images), &|_| false));
+        let [low, f16]: [usize; 2] = [low, f16].map(|needs| needs.scratch.iter().sum());
+        assert!(2 * low <= f16, "{images} pictures: {low} of {f16} bytes");
+    }
+    // With skip connections in floats, whole and in parts.
+    let floats = |images| folded(Some(Quantization { preset: Preset::Executable, ..low.clone() }), images);
     let megabytes = |graph: &Graph| Needs::of(graph, &|_| false).total().div_ceil(1_000_000);
-    let whole = folded(8);
-    let parts = within(&whole, 8, 300_000_000, folded).expect("it fits in parts");
+    let whole = floats(8);
+    let parts = within(&whole, 8, 300_000_000, floats).expect("it fits in parts");
     assert_eq!([megabytes(&whole), megabytes(&parts)], [639, 292]);
 }
 

@@ -164,7 +164,7 @@ fn low_bits_start_from_a_float_model_and_go_on_where_they_stopped() {
     assert!(run.code == Some(0) && run.err.contains("4-4-8 (every weight, no zero points) start from 2 pictures"), "{run:?}");
     place.whole("part", &[&["--epochs", "1", "--from", &from], &bits[..]].concat());
     // Low bits and signs are those of the run, whether they are named again or not.
-    fails(&mut qdetr(args("part", &["--bits", "3-4-8", "--resume"])), &["4-4-8 (every", "3-4-8 (exec"]);
+    fails(&mut qdetr(args("part", &["--bits", "3-4-8", "--resume"])), &["4-4-8 (every", "3-4-8 (compact"]);
     fails(&mut qdetr(place.args("float", &["--bits", "3-4-8", "--resume"])), &["is of floats"]);
     place.whole("part", &["--epochs", "2", "--resume"]);
     let [whole, part] = ["whole", "part"].map(|out| fs::read(place.out(out).join("last.safetensors")).expect("a checkpoint"));

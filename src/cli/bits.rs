@@ -70,7 +70,7 @@ mod tests {
         let found = args(Some("4-4-8"), Some(Preset::Release), false).over(Some(configured)).unwrap().unwrap();
         assert_eq!((found.to_string(), found.preset), ("4-4-8 (release, no zero points)".into(), Preset::Release));
         let found = args(Some("4-4-8"), None, true).over(None).unwrap().unwrap();
-        assert_eq!((found.preset, found.zero_points), (Preset::Executable, false));
+        assert_eq!((found.preset, found.zero_points), (Preset::Compact, false));
         assert!(matches!(args(None, None, true).over(None), Err(Error::Usage(_))));
     }
 

@@ -26,12 +26,17 @@ pub(crate) struct Start {
 impl Start {
     /// The step sizes of a first stage.
     pub(crate) fn kept_steps(&self) -> Values {
-        let kept = self.parameters.iter().filter(|(name, _)| self.stage.is_some() && is_quantizers(name) && name.starts_with(BACKBONE));
+        let kept = self.parameters.iter().filter(|(name, _)| self.stage.is_some() && is_quantizers(name) && is_of_stage(name));
         kept.map(|(name, host)| (name.clone(), host.clone())).collect()
     }
 }
 
 const BACKBONE: &str = "backbone.";
+
+/// Whether a first stage has a parameter: its skip connections are floats.
+fn is_of_stage(name: &str) -> bool {
+    name.starts_with(BACKBONE) && !name.contains(".skip.")
+}
 
 /// The parameters at the start: random, with what the given file has put over them. Where its step sizes fit, their signs go
 /// into the configuration.
@@ -44,7 +49,7 @@ pub(crate) fn anew(config: &mut TrainConfig, from: Option<&Path>) -> Result<Star
     let is_without_alignment = checkpoint.as_ref().is_some_and(|checkpoint| lacks_alignment(checkpoint, config));
     let specs = training_specs(&config.model, config.query_groups)?;
     let mut parameters = initialize(&specs, config.seed);
-    let is_kept = |name: &str| stage.is_some() && name.starts_with(BACKBONE);
+    let is_kept = |name: &str| stage.is_some() && is_of_stage(name);
     let wants = |backbone: bool| {
         // Auxiliary queries always start anew.
         let part = specs.iter().filter(|(name, _)| !name.starts_with("query_embed_groups."));
@@ -89,7 +94,7 @@ fn lacks_alignment(checkpoint: &Checkpoint, config: &mut TrainConfig) -> bool {
 fn first_stage(checkpoint: &Checkpoint, config: &TrainConfig) -> Option<Quantization> {
     let (theirs, ours) = (checkpoint.config.as_ref()?.quantization.clone()?, config.model.quantization.as_ref()?);
     let follows = theirs.preset == Preset::Backbone && (theirs.bits, theirs.zero_points) == (ours.bits, ours.zero_points);
-    (follows && ours.preset == Preset::Executable).then_some(theirs)
+    (follows && matches!(ours.preset, Preset::Executable | Preset::Compact)).then_some(theirs)
 }
 
 /// The low bits of a checkpoint with the signs that belong to its step sizes, where the run has the same.

@@ -5,7 +5,6 @@
 //! bound to together, unless it reads both.
 
 use super::{Graph, Origin, Var};
-use crate::rng::HashedUniform;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Offsets of values in a slot are multiples of this: what every device allows as an offset of a binding.
@@ -73,32 +72,32 @@ pub(super) fn lives(graph: &Graph) -> HashMap<Var, Life> {
 /// A value, its life and its bytes.
 type Tenancy = (Var, Life, usize);
 
-/// The part of a value's size by which another one may be larger and come later.
-const SIMILAR: f32 = 0.1;
 /// Orders of values that are tried, at most: each takes a pass over all of them.
-const TRIES: u32 = 200;
+const TRIES: usize = 4;
 
-/// Assigns places greedily, largest value first. Which of similar size comes first decides how much is left between them, so some orders are
-/// tried, always the same ones, until no memory is wasted.
+/// Assigns places greedily, largest value first. Where that wastes memory, values that got a small slot of their own, because each of the others
+/// held something that a node is bound to together with them, come first in another try.
 pub(super) fn plan(graph: &Graph, lives: &HashMap<Var, Life>, sharing: Sharing) -> MemoryPlan {
     let mut values: Vec<Tenancy> = lives.iter().map(|(&v, &life)| (v, life, graph.ty(v).bytes())).collect();
-    values.sort_by_key(|&(v, life, bytes)| (std::cmp::Reverse(bytes), life.from, v));
     let (live_bytes, apart) = (live_bytes(&values, graph.nodes().len()), apart(graph));
     let total = |memory: &MemoryPlan| memory.slots.iter().sum::<usize>();
-    let mut best = greedy(&values, &apart, sharing);
-    let numbers = HashedUniform::new("orders of values");
-    for attempt in 0..TRIES {
-        if total(&best) <= live_bytes {
+    let mut turns: HashMap<Var, usize> = HashMap::new();
+    let mut best: Option<MemoryPlan> = None;
+    for _ in 0..TRIES {
+        values.sort_by_key(|&(v, life, bytes)| (std::cmp::Reverse((turns.get(&v).copied().unwrap_or(0), bytes)), life.from, v));
+        let plan = greedy(&values, &apart, sharing);
+        let smallest = plan.slots.iter().enumerate().min_by_key(|(_, bytes)| **bytes).map_or(0, |(slot, _)| slot);
+        for (&var, _) in plan.place_of.iter().filter(|(_, place)| place.slot == smallest) {
+            *turns.entry(var).or_default() += 1;
+        }
+        if best.as_ref().is_none_or(|best| total(&plan) < total(best)) {
+            best = Some(plan);
+        }
+        if best.as_ref().is_some_and(|best| total(best) <= live_bytes) {
             break;
         }
-        let about = |&(v, _, bytes): &Tenancy| (bytes as f32 * (1.0 + SIMILAR * numbers.at(attempt << 16 | v.0 as u32))) as u64;
-        values.sort_by_cached_key(|value| (std::cmp::Reverse(about(value)), value.0));
-        let plan = greedy(&values, &apart, sharing);
-        if total(&plan) < total(&best) {
-            best = plan;
-        }
     }
-    MemoryPlan { live_bytes, ..best }
+    MemoryPlan { live_bytes, ..best.unwrap_or_default() }
 }
 
 /// Assigns each value in turn to the first slot that has room for its whole life.

@@ -147,3 +147,148 @@ fn node_of(graph: &Graph, var: Var) -> Option<usize> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::noise;
+    use crate::graph::{Values, fuse, interpret};
+    use crate::kernels::binary::add;
+    use crate::kernels::conv::Window;
+    use crate::kernels::integer::{self, Codes};
+    use crate::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
+    use crate::kernels::reduce;
+    use crate::kernels::unary::relu;
+    use crate::tensor::{DType, Host, TensorType};
+
+    /// A network under construction, whose step sizes are parameters.
+    struct Net {
+        g: Graph,
+        params: Values,
+        to: DType,
+    }
+
+    impl Net {
+        fn param(&mut self, host: Host) -> Var {
+            let name = format!("{:02}", self.params.len());
+            let var = self.g.param(&name, host.ty());
+            self.params.insert(name, host);
+            var
+        }
+
+        fn codes(&mut self, x: Var, bits: u32, alpha: f32) -> Codes {
+            let levels = Levels::new(bits, bits == 8);
+            let alpha = self.param(Host::f32([1], vec![alpha]));
+            let state = quantizer_state(&mut self.g, alpha, None, levels);
+            Codes { codes: quantize(&mut self.g, x, state, levels, 1), state, bits }
+        }
+
+        /// What a block gives, kept as codes of 8 bits: their values.
+        fn kept(&mut self, x: Var) -> Var {
+            let Codes { codes, state, .. } = self.codes(x, 8, 0.03);
+            dequantize(&mut self.g, codes, state, 1, self.to)
+        }
+
+        fn conv(&mut self, x: Var, n: usize, stride: usize) -> Var {
+            let x = self.codes(x, 4, 0.2);
+            let (shape, levels) = ([n, 1, 1, self.g.shape(x.codes).last()], Levels::new(4, true));
+            let (w, alpha) = (self.param(noise(shape, self.params.len() as u64)), self.param(Host::f32([n], vec![0.12; n])));
+            let state = quantizer_state(&mut self.g, alpha, None, levels);
+            let w = Codes { codes: quantize(&mut self.g, w, state, levels, shape[3]), state, bits: 4 };
+            integer::conv(&mut self.g, x, w, None, Window { stride, ..Window::default() }, self.to)
+        }
+
+        /// Two blocks of `wide` channels that are `narrow` inside, a downsampling convolution beside a last one, and the sum of all.
+        fn blocks(to: DType, [narrow, wide]: [usize; 2]) -> Self {
+            let mut net = Self { g: Graph::new(), params: Values::new(), to };
+            let x = net.g.input("x", TensorType::new([2, 8, 8, 16], to));
+            let x = net.conv(x, wide, 1);
+            let mut trunk = net.kept(x);
+            for _ in 0..2 {
+                let y = net.conv(trunk, narrow, 1);
+                let y = relu(&mut net.g, y);
+                let y = net.conv(y, wide, 1);
+                let sum = add(&mut net.g, y, trunk);
+                let y = relu(&mut net.g, sum);
+                trunk = net.kept(y);
+            }
+            for (name, n, stride) in [("y", narrow, 1), ("down", 36, 2)] {
+                let y = net.conv(trunk, n, stride);
+                net.g.output(name, y);
+            }
+            net
+        }
+    }
+
+    fn count(g: &Graph, name: &str) -> usize {
+        g.nodes().iter().filter(|node| node.op.name() == name).count()
+    }
+
+    #[test]
+    fn codes_of_skip_connections_are_made_of_codes_and_all_bits_stay() {
+        // With few results of a pixel, convolutions recode what they load; with many, the product before does, where memory allows.
+        for (to, sizes, expected) in [(DType::F32, [8, 32], 1), (DType::F16, [8, 32], 1), (DType::F32, [132, 16], 1)] {
+            let Net { mut g, params, .. } = Net::blocks(to, sizes);
+            if to == DType::F16 {
+                // A sum with a skip connection is rounded once less when it is fused: only what is before the first one is compared.
+                let first = g.nodes().iter().filter(|node| node.op.name() == "integer_conv").nth(1).map(|node| node.outputs[0]);
+                for name in ["y", "down"] {
+                    g.output(name, first.expect("a convolution"));
+                }
+            }
+            let fused = fuse(&g, &|_| false);
+            if to == DType::F32 {
+                assert_eq!([count(&fused, "dequantize"), count(&fused, "recode")], [0, expected], "{sizes:?}");
+            }
+            let inputs: Values = [("x".to_owned(), noise([2, 8, 8, 16], 3).cast(to))].into();
+            let [before, after] = [&g, &fused].map(|g| interpret(g, &inputs, &params));
+            assert!(before.len() == 2 && before.iter().all(|(name, y)| y.as_bytes() == after[name].as_bytes()), "{to} {sizes:?}");
+        }
+    }
+
+    #[test]
+    fn what_moves_in_steps_gets_the_pixels_that_it_reads() {
+        let Net { g, .. } = Net::blocks(DType::F32, [8, 32]);
+        let fused = fuse(&g, &|_| false);
+        let recode = fused.nodes().iter().find(|node| node.op.name() == "recode").expect("one recodes");
+        assert_eq!(fused.shape(recode.outputs[0]).dims(), [2, 4, 4, 32]);
+        let strides = |g: &Graph| g.nodes().iter().filter(|node| steps_of(node).is_some()).count();
+        assert_eq!([strides(&g), strides(&fused)], [1, 0]);
+    }
+
+    #[test]
+    fn a_product_makes_two_codes_only_where_no_more_memory_is_needed() {
+        let Net { g, .. } = Net::blocks(DType::F32, [132, 16]);
+        let fused = fuse(&g, &|_| false);
+        let twice =
+            |g: &Graph| g.nodes().iter().filter(|node| node.op.name() == "integer_conv" && g.shape(node.outputs[0]).rank() == 2).count();
+        // Inside, codes of 132 channels are the most; two of 16 fit beside them.
+        assert_eq!(twice(&fused), 3);
+        let Net { g, .. } = Net::blocks(DType::F32, [132, 160]);
+        assert_eq!(twice(&fuse(&g, &|_| false)), 0, "two of 160 do not");
+    }
+
+    #[test]
+    fn backward_reads_codes_and_gives_the_same() {
+        let (mut net, mut wanted) = (Net { g: Graph::new(), params: Values::new(), to: DType::F32 }, Vec::new());
+        let x = net.param(noise([2, 8, 8, 16], 3));
+        let kept = net.kept(x);
+        let y = net.conv(kept, 8, 1);
+        let weights = net.param(noise([2, 8, 8, 8], 4));
+        let product = crate::kernels::binary::mul(&mut net.g, y, weights);
+        let loss = reduce::total(&mut net.g, product);
+        wanted.extend(net.g.params().values().copied().filter(|&v| v != weights));
+        for (i, gradient) in net.g.backward(loss, &wanted).into_iter().enumerate() {
+            net.g.output(&i.to_string(), gradient.expect("a gradient"));
+        }
+        let Net { g, params, .. } = net;
+        let fused = fuse(&g, &|_| true);
+        let reads_codes = |g: &Graph| {
+            g.nodes().iter().filter(|node| node.op.name() == "quantize_backward" && g.ty(node.inputs[0]).dtype == DType::I8).count()
+        };
+        // What is left are the values of the weights.
+        assert_eq!([reads_codes(&g), reads_codes(&fused), count(&fused, "dequantize")], [0, 1, 1]);
+        let [before, after] = [&g, &fused].map(|g| interpret(g, &Values::new(), &params));
+        assert!(before.len() == wanted.len() && before.iter().all(|(name, y)| y.as_bytes() == after[name].as_bytes()));
+    }
+}

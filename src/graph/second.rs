@@ -90,7 +90,11 @@ fn product_of(graph: &Graph, node: &Node) -> Option<(usize, Arc<dyn super::Op>)>
     let arithmetic = integer::arithmetic_of(&*before.op)?;
     let requantize = arithmetic.requantize.filter(|r| r.again.is_none() && (r.quantizers, r.groups, r.keep) == (1, 1, false))?;
     let codes = graph.ty(before.outputs[0]);
-    let suits = recode.through == arithmetic.to && codes.bytes().is_multiple_of(PART_BYTES) && before.segment == node.segment;
+    let exists = match graph.values()[graph.root(node.inputs[2]).0].origin {
+        Origin::Node { node: of_state, .. } => of_state < product,
+        _ => true,
+    };
+    let suits = exists && recode.through == arithmetic.to && codes.bytes().is_multiple_of(PART_BYTES) && before.segment == node.segment;
     let requantize = Some(Requantize { again: Some(recode.levels), ..requantize });
     let op = suits.then(|| integer::with_arithmetic(&*before.op, Arithmetic { requantize, ..arithmetic }))??;
     Some((product, op))

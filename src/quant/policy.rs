@@ -86,9 +86,9 @@ impl Quantization {
         }
     }
 
-    /// Takes the signs of a first stage's step sizes over, which are the backbone's.
+    /// Takes the signs of a first stage's step sizes over, which are those of the backbone's layers.
     pub fn keep_backbone(&mut self, stage: &Self) {
-        self.unsigned.retain(|name| !name.starts_with("backbone."));
+        self.unsigned.retain(|name| !name.starts_with("backbone.") || name.ends_with(".skip"));
         self.unsigned.extend(stage.unsigned.iter().cloned());
     }
 

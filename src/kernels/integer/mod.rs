@@ -197,10 +197,12 @@ fn all_ends(x_states: usize) -> Vec<Arithmetic> {
         .collect()
 }
 
-/// The same with a residual of codes, as floats and as codes: a kernel has no room for both.
+/// The same with a residual of codes, as floats, as codes, and as codes of two quantizers: a kernel has no room for floats and codes.
 fn coded_ends() -> Vec<Arithmetic> {
     let requantize = Requantize { levels: Levels::new(4, true), quantizers: 1, groups: 1, keep: false, again: None };
-    let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| [None, Some(requantize)].map(|requantize| (to, requantize)));
+    let twice = Requantize { again: Some(Levels::new(3, false)), ..requantize };
+    let ends = [None, Some(requantize), Some(twice)];
+    let ends = [DType::F32, DType::F16].into_iter().flat_map(|to| ends.map(|requantize| (to, requantize)));
     ends.map(|(to, requantize)| Arithmetic { bits: Bits { x: 4, w: 8 }, epilogue: ALL, residual_codes: true, to, requantize }).collect()
 }
 
