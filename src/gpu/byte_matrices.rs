@@ -253,6 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn no_product_may_be_contracted() {
+        let line = "y[lane] = bitcast<vec4<i32>>(sh[lane]).x;";
+        let floats = "let v = sh[lane]; y[lane] = i32(v.x * v.y + v.z) + i32((v * v.w + v).x) + i32((v * v + v).y);";
+        let (module, _) = shader::reflect(&KERNEL.replace(line, floats)).unwrap();
+        let words = spirv(&module, false).unwrap();
+        let mut products: Vec<u32> =
+            [op::F_MUL, op::VECTOR_TIMES_SCALAR].into_iter().flat_map(|op| all(&words, op)).map(|i| i[2]).collect();
+        let mut kept: Vec<u32> = all(&words, op::DECORATE).into_iter().filter(|i| i[2] == op::NO_CONTRACTION).map(|i| i[1]).collect();
+        products.sort_unstable();
+        kept.sort_unstable();
+        assert_eq!((products.len(), &kept), (3, &products));
+        // Decorations stand before types.
+        let place = |is: &dyn Fn(&[u32]) -> bool| instructions(&words).position(is).unwrap();
+        assert!(place(&|i| i[0] & 0xffff == op::DECORATE && i[2] == op::NO_CONTRACTION) < place(&|i| opcode(i) == op::TYPE_INT));
+    }
+
+    #[test]
     #[should_panic(expected = "a kernel counts in u32")]
     fn what_is_no_such_kernel_is_refused() {
         retype(&[0x0723_0203, 0x0001_0600, 0, 1, 0]);

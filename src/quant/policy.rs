@@ -178,9 +178,26 @@ mod tests {
     fn every_choice_has_the_bits_it_says() {
         let (few, many, none) = ((Some(3), Some(4)), (Some(8), Some(8)), (None, None));
         assert_eq!(layers(Preset::Executable), [many, few, few, few, few, many, few]);
+        assert_eq!(layers(Preset::Compact), layers(Preset::Executable));
         assert_eq!(layers(Preset::EveryWeight), [few; 7]);
         assert_eq!(layers(Preset::Backbone), [many, few, none, none, none, none, none]);
         assert_eq!(layers(Preset::Release), [many, none, none, (Some(3), None), none, none, few]);
+    }
+
+    #[test]
+    fn skip_connections_are_codes_in_one_choice_alone() {
+        let skips = |preset| Quantization { preset, ..Quantization::new("3-4-8".parse().unwrap()) }.skips();
+        let found = [Preset::Compact, Preset::Executable, Preset::EveryWeight, Preset::Backbone, Preset::Release].map(skips);
+        assert_eq!(found, [Some(8), None, None, None, None]);
+    }
+
+    #[test]
+    fn signs_of_skip_connections_are_not_those_of_a_first_stage() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let mut ours =
+            Quantization { unsigned: names(&["backbone.a.act", "backbone.a.skip", "x"]), ..Quantization::new("3-4-8".parse().unwrap()) };
+        ours.keep_backbone(&Quantization { unsigned: names(&["backbone.b.act"]), ..ours.clone() });
+        assert_eq!(ours.unsigned, names(&["backbone.a.skip", "backbone.b.act", "x"]));
     }
 
     #[test]
