@@ -4,7 +4,8 @@
 //! Each rule looks at one node and at the product that feeds it. It applies only when the product's result has no other
 //! reader and is no output of the graph, and when the epilogue still has the place that the rule needs free, behind
 //! everything that is there already. Quantizers follow at the end: see [`super::lookup`], [`super::pool`], [`super::requantize`],
-//! [`super::skip`], [`super::pad`], [`super::join`] and [`super::batch`].
+//! [`super::skip`], [`super::pad`], [`super::join`] and [`super::batch`]; where skip connections are codes, [`super::recode`],
+//! [`super::second`] and [`super::saved`].
 
 use super::attend::attend;
 use super::batch::batch;
