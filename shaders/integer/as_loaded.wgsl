@@ -1,5 +1,7 @@
 // Codes of x are multiplied as they are in memory.
 
+const RECODES = false;
+
 struct Loading {
     nothing: u32,
 }

@@ -8,6 +8,8 @@
 const X_LOW = f32(X_OFFSET) - f32(X_HALF);
 const X_HIGH = f32(X_OFFSET) + f32(X_HALF) - 1.0;
 
+const RECODES = true;
+
 // The states of both quantizers.
 struct Loading {
     codes: vec4<f32>,
