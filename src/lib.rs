@@ -46,7 +46,8 @@
 //! A [`models::ModelConfig`] with a [`quant::Quantization`] makes every layer of [`nn`] ask for its bits. Such a layer turns its input and
 //! its weights into codes ([`kernels::quantize`]) and multiplies these as integers ([`kernels::integer`], [`kernels::head_codes`]), in
 //! training and after it: the same ops, so the same sums and, because no product is contracted into a sum and every reciprocal is
-//! correctly rounded, the same next codes. [`graph::fuse`] then lets products, norms, sums and softmaxes write the next codes themselves; for
+//! correctly rounded, the same next codes. [`graph::fuse`] then lets products, norms, sums and softmaxes write the next codes themselves; where a backbone's skip connections are
+//! codes too ([`nn::quantized::kept`]), pools, sums and the next layers' quantizers read these, and no floats are written; for
 //! use alone, [`graph::fuse_for`] a device makes one op of an attention ([`kernels::integer_attention`]), and of a layer with its norm
 //! ([`kernels::integer::IntegerLinearNorm`]), where that is faster. Backward reads the codes; gradients pass straight through the rounding.
 //! In training the small work of all quantizers shares a few launches

@@ -247,6 +247,55 @@ fn detect_prints_lines_for_people_and_draws_only_when_asked() {
     inside.fails(2, &["--out", "overwritten"]);
 }
 
+/// Ids that count from 1, or otherwise, as data sets have them: with them `qdetr eval` understands what was found.
+#[test]
+fn classes_have_the_ids_of_an_annotation_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path
+    };
+    let annotations = |classes: &str| {
+        format!(
+            r#"{{"images": [{{"id": 0, "file_name": "0.jpg", "width": 320, "height": 240}}], "annotations": [], "categories": [{classes}]}}"#
+        )
+    };
+    let all = r#"{"id": 9, "name": "WBC"}, {"id": 5, "name": "Platelets"}, {"id": 7, "name": "RBC"}"#;
+    let good = file("good.json", &annotations(all));
+    let coco = folder.path().join("found.json");
+    // The built-in model, which knows cells by name.
+    let cells = |more: &[&std::ffi::OsStr]| {
+        let mut args: Vec<OsString> = args!["detect", asset("images/bear.jpg"), "--threshold", "0", "--top", "60"].into();
+        args.extend(more.iter().map(|&arg| arg.to_owned()));
+        run(args)
+    };
+    let records = |more: &[&std::ffi::OsStr]| -> Vec<i64> {
+        let found = cells(&[&["--coco".as_ref(), coco.as_os_str()], more].concat());
+        assert_eq!(found.code, Some(0), "{found:?}");
+        let records: Vec<Value> = serde_json::from_str(&fs::read_to_string(&coco).expect("records")).expect("JSON");
+        records.iter().map(|r| r["category_id"].as_i64().expect("an id")).collect()
+    };
+    let numbers = records(&[]);
+    let ids = records(&["--categories".as_ref(), good.as_os_str()]);
+    assert!(!numbers.is_empty() && numbers.iter().all(|&class| (0..3).contains(&class)), "{numbers:?}");
+    assert_eq!(ids, numbers.iter().map(|&class| [7, 9, 5][class as usize]).collect::<Vec<_>>());
+    fs::remove_file(&coco).expect("it was written");
+    let refused = |path: &std::path::Path, code, words: &[&str]| {
+        cells(&["--coco".as_ref(), coco.as_os_str(), "--categories".as_ref(), path.as_os_str()]).fails(code, words);
+        assert!(!coco.exists());
+    };
+    let few = file("few.json", &annotations(r#"{"id": 9, "name": "WBC"}, {"id": 5, "name": "Platelets"}"#));
+    refused(&few, 2, &["few.json", "no class `RBC`", "it has Platelets, WBC"]);
+    refused(&file("cut.json", &annotations(all)[..60]), 1, &["cut.json"]);
+    refused(&file("none.json", "[1, 2]"), 1, &["none.json"]);
+    refused(&folder.path().join("missing.json"), 1, &["missing.json"]);
+    let without = cells(&["--categories".as_ref(), good.as_os_str()]);
+    assert_eq!(without.code, Some(2), "{without:?}");
+    let of_coco = run(detect(args![asset("images/bear.jpg"), "--coco", &coco, "--categories", &good]));
+    of_coco.fails(2, &["good.json", "no class `person`"]);
+}
+
 /// Different pictures of one size, alone and in batches with a remainder: the same answers, each for its own picture. (Padding
 /// changes answers, as in PyTorch: the goldens hold that.)
 #[test]

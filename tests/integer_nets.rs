@@ -37,13 +37,15 @@ struct Net {
     norms: bool,
     to: DType,
     in_use: bool,
+    /// Whether skip connections are codes of 8 bits.
+    compact: bool,
     /// Weights, step sizes, zero points and biases.
     trained: Vec<Var>,
 }
 
 impl Net {
     fn new(on: On, norms: bool, to: DType) -> Self {
-        Self { g: Graph::new(), values: Values::new(), on, norms, to, in_use: false, trained: Vec::new() }
+        Self { g: Graph::new(), values: Values::new(), on, norms, to, in_use: false, compact: false, trained: Vec::new() }
     }
 
     fn input(&mut self, host: Host) -> Var {
@@ -87,6 +89,15 @@ impl Net {
         self.trained.extend([w, alpha]);
         let state = quantizer_state(&mut self.g, alpha, None, levels);
         (Codes { codes: quantize(&mut self.g, w, state, levels, inner), state, bits }, inner)
+    }
+
+    /// What a block gives to the next.
+    fn kept(&mut self, x: Var) -> Var {
+        if !self.compact {
+            return x;
+        }
+        let Codes { codes, state, .. } = self.activations(x, 8, false);
+        dequantize(&mut self.g, codes, state, 1, self.to)
     }
 
     /// A convolution, or a depthwise one for weights of one channel, and the batch norm behind it.
@@ -145,6 +156,7 @@ impl Net {
         let x = self.activations(image, 8, true);
         let y = self.conv(x, [16, 7, 7, 3], 2);
         let trunk = unary::relu(&mut self.g, y);
+        let trunk = self.kept(trunk);
 
         let x = self.activations(trunk, 4, false);
         let y = self.conv(x, [8, 1, 1, 16], 1);
@@ -156,6 +168,7 @@ impl Net {
         let y = self.conv(x, [16, 1, 1, 8], 1);
         let sum = binary::add(&mut self.g, y, trunk);
         let trunk = unary::relu(&mut self.g, sum);
+        let trunk = self.kept(trunk);
 
         let x = self.activations(trunk, 4, false);
         let y = self.conv(x, [16, 3, 3, 1], 1);
@@ -200,6 +213,23 @@ fn a_network_on_codes_is_the_same_to_the_bit_everywhere() {
         let (graph, values) = Net::new(On::Codes, true, to).build();
         let fused = fuse(&graph, &|_| false);
         let twin = interpret(&fused, &values, &Values::new());
+        for variant in [0, 1, 99] {
+            assert_same(&run(&fused, &values, variant), &twin, &format!("{to}, variant {variant}"));
+        }
+    }
+}
+
+#[test]
+fn skip_connections_of_codes_are_the_same_to_the_bit_everywhere() {
+    for to in [DType::F32, DType::F16] {
+        let mut net = Net::new(On::Codes, true, to);
+        (net.compact, net.in_use) = (true, true);
+        let (graph, values) = net.build();
+        let fused = fuse(&graph, &|_| false);
+        // The trunk is an output, and its values the only floats of codes.
+        assert_eq!([count(&graph, "dequantize"), count(&fused, "dequantize")], [2, 1]);
+        let (params, inputs): (Values, Values) = values.clone().into_iter().partition(|(name, _)| graph.params().contains_key(name));
+        let twin = interpret(&fused, &inputs, &params);
         for variant in [0, 1, 99] {
             assert_same(&run(&fused, &values, variant), &twin, &format!("{to}, variant {variant}"));
         }

@@ -7,6 +7,7 @@ use super::pictures::{Picture, drawings, expand, for_each_batch};
 use clap::Args;
 use indicatif::ProgressBar;
 use qdetr::boxes::xyxy_to_xywh;
+use qdetr::data::Strictness;
 use qdetr::data::image::{self, RgbImage};
 use qdetr::data::preprocess::{Batch, Sample, Size};
 use qdetr::draw::{self, Label};
@@ -45,6 +46,10 @@ pub(crate) struct Detect {
     /// Write COCO result records to this file; a picture's image_id is its file name when that is a number, else its place, from 0
     #[arg(long, value_name = "FILE")]
     coco: Option<PathBuf>,
+    /// Ids of classes in --coco: those that this COCO annotation file has for the model's class names, for `qdetr eval` [default: the model's
+    /// own numbers, which are COCO's for models of COCO, and otherwise count from 0]
+    #[arg(long, value_name = "ANNOTATIONS", requires = "coco")]
+    categories: Option<PathBuf>,
     /// Write the pictures with boxes, class names and scores to this folder
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -100,6 +105,7 @@ impl Detect {
         let (model, gpu) = rayon::join(|| self.model.load(), || device.open());
         let model = model?;
         let resize = self.resize.resize(&model.config)?;
+        let ids = self.categories.as_deref().map(|path| category_ids(path, &model.config)).transpose()?;
         let gpu = device.prove(gpu?, self.model.precision, model.config.quantization.is_some())?;
         let drawings = self.out.as_deref().map(|folder| drawings(folder, &paths)).transpose()?;
         if let Some(what) = model.random {
@@ -118,7 +124,9 @@ impl Detect {
         bar.finish_and_clear();
         failures += broken;
         if let Some(path) = &self.coco {
-            let records: Vec<eval::Detection> = reports.iter().flat_map(|r: &ImageReport| r.coco.iter().copied()).collect();
+            let id = |class: i64| ids.as_ref().map_or(class, |ids| ids[class as usize]);
+            let records = reports.iter().flat_map(|r: &ImageReport| r.coco.iter().copied());
+            let records: Vec<eval::Detection> = records.map(|d| eval::Detection { category_id: id(d.category_id), ..d }).collect();
             eval::write_detections(path, &records)?;
         }
         if self.json {
@@ -164,6 +172,27 @@ impl Detect {
         }
         Ok((reports, failures))
     }
+}
+
+/// The ids that an annotation file has for the classes of a model.
+fn category_ids(path: &Path, config: &ModelConfig) -> Result<Vec<i64>> {
+    let (truth, _) = eval::GroundTruth::read(path, Strictness::Skip)?;
+    if config.class_names.len() != config.classes {
+        return Err(Error::Usage("--categories: this model has no class names; leave it out, and ids are the model's own numbers".into()));
+    }
+    let id = |(class, name): (usize, &String)| {
+        let found = truth.categories().iter().find(|(_, found)| found == name).map(|(id, _)| *id);
+        // Models of COCO have numbers that no class has.
+        found.or((name == "N/A").then_some(class as i64)).ok_or_else(|| {
+            let there: Vec<&str> = truth.categories().iter().map(|(_, name)| name.as_str()).collect();
+            Error::Usage(format!(
+                "--categories: {} has no class `{name}`, which the model knows; it has {}",
+                path.display(),
+                there.join(", ")
+            ))
+        })
+    };
+    config.class_names.iter().enumerate().map(id).collect()
 }
 
 impl Picture<Photo> {

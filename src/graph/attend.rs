@@ -3,8 +3,8 @@
 //!
 //! Codes are the same, bit by bit: see [`IntegerAttention`].
 
-use super::pad::{is, only_before};
-use super::rebuild::{Rebuild, prune};
+use super::pad::only_before;
+use super::rebuild::{Rebuild, is, prune};
 use super::requantize::readers;
 use super::{Graph, Node, Var};
 use crate::gpu::Capabilities;

@@ -79,7 +79,8 @@ const TRIES: usize = 4;
 /// held something that a node is bound to together with them, come first in another try.
 pub(super) fn plan(graph: &Graph, lives: &HashMap<Var, Life>, sharing: Sharing) -> MemoryPlan {
     let mut values: Vec<Tenancy> = lives.iter().map(|(&v, &life)| (v, life, graph.ty(v).bytes())).collect();
-    let (live_bytes, apart) = (live_bytes(&values, graph.nodes().len()), apart(graph));
+    let living = living(values.iter().map(|&(_, life, bytes)| (life, bytes)), graph.nodes().len());
+    let (live_bytes, apart) = (living.into_iter().max().unwrap_or(0), apart(graph));
     let total = |memory: &MemoryPlan| memory.slots.iter().sum::<usize>();
     let mut turns: HashMap<Var, usize> = HashMap::new();
     let mut best: Option<MemoryPlan> = None;
@@ -252,17 +253,18 @@ fn staging(graph: &Graph, is_linked: &dyn Fn(&str) -> bool) -> Vec<usize> {
     bytes.into_values().collect()
 }
 
-fn live_bytes(values: &[(Var, Life, usize)], nodes: usize) -> usize {
+/// Bytes alive at each of so many nodes.
+pub(super) fn living(values: impl Iterator<Item = (Life, usize)>, nodes: usize) -> Vec<usize> {
     let mut change = vec![0isize; nodes + 1];
-    for &(_, life, bytes) in values {
+    for (life, bytes) in values {
         change[life.from] += bytes as isize;
         change[life.to + 1] -= bytes as isize;
     }
-    let running = change.iter().scan(0, |now, c| {
+    let running = change[..nodes].iter().scan(0, |now, c| {
         *now += c;
-        Some(*now)
+        Some(*now as usize)
     });
-    running.max().unwrap_or(0) as usize
+    running.collect()
 }
 
 #[cfg(test)]
@@ -272,10 +274,10 @@ mod tests {
     use crate::tensor::TensorType;
 
     #[test]
-    fn the_most_bytes_alive_are_counted_at_one_node() {
+    fn bytes_alive_are_counted_at_each_node() {
         let life = |from, to| Life { from, to };
-        let values = [(Var(0), life(0, 1), 10), (Var(1), life(1, 2), 20), (Var(2), life(2, 3), 5)];
-        assert_eq!(live_bytes(&values, 4), 30);
+        let values = [(life(0, 1), 10), (life(1, 2), 20), (life(2, 3), 5)];
+        assert_eq!(living(values.into_iter(), 4), [10, 30, 25, 5]);
     }
 
     /// A large value, then two of half its size that live together: `read` says whether the node that makes the second reads the first.

@@ -4,8 +4,8 @@
 //! Codes and floats are the same, bit by bit: see [`IntegerLinearNorm`].
 
 use super::fold::constants;
-use super::pad::{is, only_before};
-use super::rebuild::{Rebuild, prune};
+use super::pad::only_before;
+use super::rebuild::{Rebuild, is, prune};
 use super::requantize::readers;
 use super::{Graph, Node, Var};
 use crate::gpu::Capabilities;

@@ -4,14 +4,13 @@
 //!
 //! No number that counts changes: what is behind a row's keys takes no part in the softmax and in the mix.
 
-use super::rebuild::Rebuild;
+use super::rebuild::{Rebuild, is};
 use super::requantize::readers;
 use super::{Graph, Node, Op, Origin, Var};
 use crate::kernels::coded::{Coded, Producer};
 use crate::kernels::head_codes::{IntegerMix, IntegerScores, padded};
 use crate::kernels::quantize::Quantize;
 use crate::kernels::softmax::Softmax;
-use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -54,11 +53,6 @@ fn with_keys(coded: &Coded, keys: usize) -> Option<Coded> {
     let inner = quantizer.inner.is_multiple_of(keys).then(|| quantizer.inner / keys * padded(keys))?;
     let of = Producer::Softmax(Softmax { keys: Some(keys) });
     Some(Coded { of, quantizers: vec![Quantize { inner, ..quantizer }], of_sum: 0, keep: false })
-}
-
-/// A node's op, if it is such a one.
-pub(super) fn is<T: Op>(node: &Node) -> Option<&T> {
-    (&*node.op as &dyn Any).downcast_ref()
 }
 
 /// The node that computes a value which is read once, and not under another shape.

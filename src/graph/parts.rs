@@ -2,8 +2,8 @@
 //! The parts lie in one arena, in turn: when it is full, one launch adds up all that it holds, into the arena of gradients, and it is
 //! filled anew.
 
-use super::quantizers::find::{Outputs, source};
-use super::rebuild::Rebuild;
+use super::quantizers::find::Outputs;
+use super::rebuild::{Rebuild, source};
 use super::{Arena, Graph, Layout, Links, Node, Origin, Slice, Var};
 use crate::Result;
 use crate::gpu::Gpu;

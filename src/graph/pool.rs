@@ -4,10 +4,9 @@
 //!
 //! It runs before [`super::recode`]: quantizers behind the pool then find codes before them.
 
-use super::pad::is;
-use super::rebuild::{Rebuild, prune};
+use super::rebuild::{Rebuild, is, prune, source};
 use super::requantize::readers;
-use super::{Graph, Node, Origin, Var};
+use super::{Graph, Node, Var};
 use crate::kernels::pool::{CodePool, MaxPool};
 use crate::kernels::quantize::Dequantize;
 use std::collections::HashMap;
@@ -31,9 +30,7 @@ pub(super) fn pool(graph: &Graph) -> Graph {
 fn dequantizer<'a>(graph: &'a Graph, readers: &HashMap<Var, usize>, node: &Node) -> Option<&'a Node> {
     is::<MaxPool>(node)?;
     let (x, root) = (graph.shape(node.inputs[0]), graph.root(node.inputs[0]));
-    let Origin::Node { node: before, .. } = graph.values()[root.0].origin else { return None };
-    let before = &graph.nodes()[before];
-    is::<Dequantize>(before)?;
+    let before = &graph.nodes()[source::<Dequantize>(graph, root)?.0];
     let is_whole = graph.shape(root).len() == x.len() && before.segment == node.segment;
     let one_step = graph.shape(before.inputs[1]).rows() == 1;
     (is_whole && one_step && CodePool::suits(x) && readers.get(&root) == Some(&1)).then_some(before)

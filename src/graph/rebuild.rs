@@ -2,6 +2,7 @@
 
 use super::fold::constants;
 use super::{Graph, Node, Op, Origin, Var};
+use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -64,9 +65,14 @@ impl<'a> Rebuild<'a> {
 
     /// Takes a node over as it is.
     pub(super) fn copy(&mut self, node: &Node) {
-        self.to.segment = node.segment;
         let inputs = self.inputs(node);
-        let outputs = self.add(&node.scope, node.op.clone(), &inputs);
+        self.replace(node, node.op.clone(), &inputs);
+    }
+
+    /// Adds a node whose results stand for those of another one.
+    pub(super) fn replace(&mut self, node: &Node, op: Arc<dyn Op>, inputs: &[Var]) {
+        self.to.segment = node.segment;
+        let outputs = self.add(&node.scope, op, inputs);
         self.map.extend(node.outputs.iter().copied().zip(outputs));
     }
 
@@ -83,6 +89,30 @@ impl<'a> Rebuild<'a> {
         }
         self.to
     }
+}
+
+/// A node's op, if it is such a one.
+pub(super) fn is<T: Op>(node: &Node) -> Option<&T> {
+    (&*node.op as &dyn Any).downcast_ref()
+}
+
+/// The node that gives a value, under any shape.
+pub(super) fn maker(graph: &Graph, var: Var) -> Option<usize> {
+    match graph.values()[graph.root(var).0].origin {
+        Origin::Node { node, .. } => Some(node),
+        _ => None,
+    }
+}
+
+/// The node of such an op that gives a value, under any shape, and as which of its outputs.
+pub(super) fn source<T: Op>(graph: &Graph, var: Var) -> Option<(usize, usize, &T)> {
+    let Origin::Node { node, output } = graph.values()[graph.root(var).0].origin else { return None };
+    Some((node, output, is(&graph.nodes()[node])?))
+}
+
+/// Whether a value exists before a node has run.
+pub(super) fn exists_before(graph: &Graph, node: usize, var: Var) -> bool {
+    maker(graph, var).is_none_or(|maker| maker < node)
 }
 
 /// The graph with all nodes in front that depend on parameters alone: their results exist wherever a rewrite wants them.

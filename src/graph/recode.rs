@@ -6,12 +6,12 @@
 //! A 1 × 1 convolution in steps reads few pixels: its quantizer makes codes of those alone, as soon as it can, so that the other pixels need not
 //! be kept for it.
 
-use super::rebuild::{Rebuild, prune};
+use super::rebuild::{Rebuild, exists_before, is, prune, source};
 use super::requantize::readers;
-use super::{Graph, Node, Origin, Var};
+use super::{Graph, Node};
+use crate::kernels::conv::Window;
 use crate::kernels::integer::IntegerConv;
 use crate::kernels::quantize::{Dequantize, Quantize, Recode};
-use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -51,9 +51,7 @@ pub(super) fn recode(graph: &Graph) -> Graph {
 impl Found {
     /// Whether its codes are made where the floats were: it reads little of what may then be dropped.
     fn is_early(&self, graph: &Graph) -> bool {
-        let state = graph.nodes()[self.quantizer].inputs[1];
-        let exists = node_of(graph, state).is_none_or(|node| node < self.dequantizer);
-        self.conv.is_some() && exists
+        self.conv.is_some() && exists_before(graph, self.dequantizer, graph.nodes()[self.quantizer].inputs[1])
     }
 
     fn add(&self, rebuild: &mut Rebuild<'_>) {
@@ -70,38 +68,33 @@ impl Found {
 
 /// A convolution whose steps were taken by what gives its codes.
 fn copy_without_steps(rebuild: &mut Rebuild<'_>, node: &Node) {
-    let conv = steps_of(node).expect("it was found");
-    rebuild.to.segment = node.segment;
+    let conv = *is::<IntegerConv>(node).expect("it was found");
     let inputs = rebuild.inputs(node);
-    let mut window = conv.window;
-    window.stride = 1;
-    let outputs = rebuild.add(&node.scope, Arc::new(IntegerConv { window, ..*conv }), &inputs);
-    node.outputs.iter().zip(outputs).for_each(|(&old, new)| rebuild.stand_for(old, new));
+    rebuild.replace(node, Arc::new(IntegerConv { window: Window { stride: 1, ..conv.window }, ..conv }), &inputs);
 }
 
 fn find(graph: &Graph) -> Vec<Found> {
     let readers = readers(graph);
     let find = |(index, node): (usize, &Node)| {
-        let quantize: &Quantize = (&*node.op as &dyn Any).downcast_ref()?;
-        let dequantizer = node_of(graph, node.inputs[0])?;
+        let quantize = is::<Quantize>(node)?;
+        let (dequantizer, _, dequantize) = source::<Dequantize>(graph, node.inputs[0])?;
         let before = &graph.nodes()[dequantizer];
-        let dequantize: &Dequantize = (&*before.op as &dyn Any).downcast_ref()?;
         let one_step = [before.inputs[1], node.inputs[1]].iter().all(|&state| graph.shape(state).rows() == 1);
         let codes = node.outputs[0];
         let only = || graph.nodes().iter().position(|reader| reader.inputs.first() == Some(&codes));
-        let conv = (readers.get(&codes) == Some(&1)).then(only).flatten().filter(|&i| steps_of(&graph.nodes()[i]).is_some());
-        let conv = conv.filter(|&i| is_point(graph, &graph.nodes()[i]));
-        let step = conv.and_then(|i| steps_of(&graph.nodes()[i])).map_or(1, |conv| conv.window.stride);
-        let recode = Recode { through: dequantize.to, levels: quantize.levels(), step };
+        let reader = (readers.get(&codes) == Some(&1)).then(only).flatten();
+        let in_steps = reader.and_then(|i| Some((i, steps_of(graph, &graph.nodes()[i])?)));
+        let recode = Recode { through: dequantize.to, levels: quantize.levels(), step: in_steps.map_or(1, |(_, stride)| stride) };
         let wanted = one_step && recode.suits(graph.shape(codes)) && before.segment == node.segment;
-        wanted.then_some(Found { recode, quantizer: index, dequantizer, conv })
+        wanted.then_some(Found { recode, quantizer: index, dequantizer, conv: in_steps.map(|(conv, _)| conv) })
     };
     graph.nodes().iter().enumerate().filter_map(find).collect()
 }
 
-/// The convolution on codes that a node is, if it moves in steps.
-fn steps_of(node: &Node) -> Option<&IntegerConv> {
-    (&*node.op as &dyn Any).downcast_ref().filter(|conv: &&IntegerConv| conv.window.stride > 1 && conv.window.padding == 0)
+/// The step of a 1 × 1 convolution on codes that leaves pixels out.
+fn steps_of(graph: &Graph, node: &Node) -> Option<usize> {
+    let Window { stride, padding, .. } = is::<IntegerConv>(node)?.window;
+    (stride > 1 && padding == 0 && is_point(graph, node)).then_some(stride)
 }
 
 /// Whether a convolution's window is one pixel.
@@ -110,7 +103,7 @@ fn is_point(graph: &Graph, conv: &Node) -> bool {
 }
 
 /// The same graph without codes that are made for one convolution and can be made by it: one of so few results that it reads its input once
-/// or a few times. It runs last, since products make codes themselves where they can (see [`super::second`]), which costs less.
+/// or a few times. It runs before [`super::second`], for what reads its input more often: there the product before makes these codes, once.
 pub(super) fn while_loading(graph: &Graph) -> Graph {
     let readers = readers(graph);
     let mut rebuild = Rebuild::new(graph);
@@ -119,42 +112,32 @@ pub(super) fn while_loading(graph: &Graph) -> Graph {
             rebuild.copy(node);
             continue;
         };
-        rebuild.to.segment = node.segment;
         let mut inputs = rebuild.inputs(node);
-        inputs[0] = rebuild.var(recode.inputs[0]);
-        inputs[0] = rebuild.to.reshape(inputs[0], graph.shape(node.inputs[0]).dims());
-        inputs.push(rebuild.var(recode.inputs[1]));
-        let outputs = rebuild.add(&node.scope, Arc::new(op), &inputs);
-        node.outputs.iter().zip(outputs).for_each(|(&old, new)| rebuild.stand_for(old, new));
+        let [codes, state] = [0, 1].map(|i| rebuild.var(recode.inputs[i]));
+        inputs[0] = rebuild.to.reshape(codes, graph.shape(node.inputs[0]).dims());
+        inputs.push(state);
+        rebuild.replace(node, Arc::new(op), &inputs);
     }
     prune(&rebuild.finish())
 }
 
 /// The convolution that a node would be if it made its codes itself, and the node that makes them.
 fn recoding<'a>(graph: &'a Graph, node: &Node) -> Option<(IntegerConv, &'a Node)> {
-    let conv: &IntegerConv = (&*node.op as &dyn Any).downcast_ref()?;
-    let before = &graph.nodes()[node_of(graph, node.inputs[0])?];
-    let recode: &Recode = (&*before.op as &dyn Any).downcast_ref().filter(|recode: &&Recode| recode.step == 1)?;
+    let conv = is::<IntegerConv>(node)?;
+    let (before, _, recode) = source::<Recode>(graph, node.inputs[0]).filter(|(_, _, recode)| recode.step == 1)?;
+    let before = &graph.nodes()[before];
     let ([n, ..], channels) = (graph.shape(node.inputs[1]).bhwc(), graph.shape(node.inputs[0]).last());
     let is_same = graph.root(before.inputs[2]) == graph.root(node.inputs[2]) && recode.through == conv.arithmetic.to;
     let suits = n <= FEW && conv.can_recode(channels, n) && is_point(graph, node) && is_same && before.segment == node.segment;
     suits.then_some((IntegerConv { recodes: Some(recode.levels), ..*conv }, before))
 }
 
-fn node_of(graph: &Graph, var: Var) -> Option<usize> {
-    match graph.values()[graph.root(var).0].origin {
-        Origin::Node { node, .. } => Some(node),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::graph::check::noise;
-    use crate::graph::{Values, fuse, interpret};
+    use crate::graph::{Values, Var, fuse, interpret};
     use crate::kernels::binary::add;
-    use crate::kernels::conv::Window;
     use crate::kernels::integer::{self, Codes};
     use crate::kernels::quantize::{Levels, dequantize, quantize, quantizer_state};
     use crate::kernels::reduce;
@@ -252,7 +235,7 @@ mod tests {
         let fused = fuse(&g, &|_| false);
         let recode = fused.nodes().iter().find(|node| node.op.name() == "recode").expect("one recodes");
         assert_eq!(fused.shape(recode.outputs[0]).dims(), [2, 4, 4, 32]);
-        let strides = |g: &Graph| g.nodes().iter().filter(|node| steps_of(node).is_some()).count();
+        let strides = |g: &Graph| g.nodes().iter().filter(|node| steps_of(g, node).is_some()).count();
         assert_eq!([strides(&g), strides(&fused)], [1, 0]);
     }
 

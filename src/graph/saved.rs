@@ -1,9 +1,8 @@
 //! A rewrite for training on codes: where a quantizer's backward reads what other codes stand for, it reads these codes. Their values, which
 //! take twice the memory and more, need not be kept from the forward to the backward.
 
-use super::pad::is;
-use super::rebuild::{Rebuild, prune};
-use super::{Graph, Node, Origin};
+use super::rebuild::{Rebuild, is, prune, source};
+use super::{Graph, Node};
 use crate::kernels::quantize::{Dequantize, QuantizeBackward};
 use std::sync::Arc;
 
@@ -15,13 +14,11 @@ pub(super) fn saved(graph: &Graph) -> Graph {
             rebuild.copy(node);
             continue;
         };
-        rebuild.to.segment = node.segment;
         let mut inputs = rebuild.inputs(node);
         let [codes, state] = [0, 1].map(|i| rebuild.var(before.inputs[i]));
         inputs[0] = rebuild.to.reshape(codes, graph.shape(node.inputs[0]).dims());
         inputs.push(state);
-        let outputs = rebuild.add(&node.scope, Arc::new(op), &inputs);
-        node.outputs.iter().zip(outputs).for_each(|(&old, new)| rebuild.stand_for(old, new));
+        rebuild.replace(node, Arc::new(op), &inputs);
     }
     prune(&rebuild.finish())
 }
@@ -29,9 +26,8 @@ pub(super) fn saved(graph: &Graph) -> Graph {
 /// The backward that a node would be on codes, and the node that makes floats of them.
 fn on_codes<'a>(graph: &'a Graph, node: &Node) -> Option<(QuantizeBackward, &'a Node)> {
     let backward = is::<QuantizeBackward>(node)?;
-    let Origin::Node { node: before, .. } = graph.values()[graph.root(node.inputs[0]).0].origin else { return None };
+    let (before, _, dequantize) = source::<Dequantize>(graph, node.inputs[0])?;
     let before = &graph.nodes()[before];
-    let dequantize = is::<Dequantize>(before)?;
     let (x, groups) = (graph.shape(node.inputs[0]), graph.shape(node.inputs[1]).rows());
     let is_whole = x.len() == graph.shape(before.outputs[0]).len() && graph.shape(before.inputs[1]).rows() == 1;
     let suits = is_whole && backward.suits_codes(x, groups);

@@ -4,13 +4,12 @@
 //! Both lie in one tensor and so live as long as the one that is needed longer. What is needed is one pass less over memory; what it costs
 //! is memory where the first layers of a network have most of it, so there it stays as it is.
 
-use super::memory::{Life, lives};
-use super::rebuild::Rebuild;
-use super::{Graph, Node, Origin, PART_BYTES, Var};
+use super::memory::{lives, living};
+use super::rebuild::{Rebuild, exists_before, is, maker};
+use super::{Graph, Node, Op, PART_BYTES, Var};
 use crate::kernels::concat::concat;
 use crate::kernels::integer::{self, Arithmetic, Requantize};
 use crate::kernels::quantize::Recode;
-use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use std::sync::Arc;
 struct Found {
     product: usize,
     recode: usize,
-    op: Arc<dyn super::Op>,
+    op: Arc<dyn Op>,
 }
 
 /// The same graph with fewer nodes. `is_constant` says which states the host can put together.
@@ -53,7 +52,8 @@ impl Found {
 
 fn find(graph: &Graph, is_constant: &dyn Fn(Var) -> bool) -> Vec<Found> {
     let lives = lives(graph);
-    let mut live = live(graph, &lives);
+    let values = lives.iter().map(|(&var, &life)| (life, graph.ty(var).bytes()));
+    let mut live = living(values, graph.nodes().len());
     let most = live.iter().copied().max().unwrap_or(0);
     // Buffers are as large as the largest value in them.
     let largest = lives.keys().map(|&var| graph.ty(var).bytes()).max().unwrap_or(0);
@@ -73,28 +73,18 @@ fn find(graph: &Graph, is_constant: &dyn Fn(Var) -> bool) -> Vec<Found> {
     found
 }
 
-/// Bytes alive at each node.
-fn live(graph: &Graph, lives: &HashMap<Var, Life>) -> Vec<usize> {
-    let mut live = vec![0; graph.nodes().len()];
-    for (&var, life) in lives {
-        live[life.from..=life.to].iter_mut().for_each(|bytes| *bytes += graph.ty(var).bytes());
-    }
-    live
-}
-
 /// The product whose codes a node makes others of, and the product that makes both.
-fn product_of(graph: &Graph, node: &Node) -> Option<(usize, Arc<dyn super::Op>)> {
-    let recode: &Recode = (&*node.op as &dyn Any).downcast_ref().filter(|recode: &&Recode| recode.step == 1)?;
-    let Origin::Node { node: product, .. } = graph.values()[graph.root(node.inputs[0]).0].origin else { return None };
+fn product_of(graph: &Graph, node: &Node) -> Option<(usize, Arc<dyn Op>)> {
+    let recode = is::<Recode>(node).filter(|recode| recode.step == 1)?;
+    let product = maker(graph, node.inputs[0])?;
     let before = &graph.nodes()[product];
     let arithmetic = integer::arithmetic_of(&*before.op)?;
     let requantize = arithmetic.requantize.filter(|r| r.again.is_none() && (r.quantizers, r.groups, r.keep) == (1, 1, false))?;
     let codes = graph.ty(before.outputs[0]);
-    let exists = match graph.values()[graph.root(node.inputs[2]).0].origin {
-        Origin::Node { node: of_state, .. } => of_state < product,
-        _ => true,
-    };
-    let suits = exists && recode.through == arithmetic.to && codes.bytes().is_multiple_of(PART_BYTES) && before.segment == node.segment;
+    let suits = exists_before(graph, product, node.inputs[2])
+        && recode.through == arithmetic.to
+        && codes.bytes().is_multiple_of(PART_BYTES)
+        && before.segment == node.segment;
     let requantize = Some(Requantize { again: Some(recode.levels), ..requantize });
     let op = suits.then(|| integer::with_arithmetic(&*before.op, Arithmetic { requantize, ..arithmetic }))??;
     Some((product, op))

@@ -3,9 +3,8 @@
 //!
 //! It runs behind [`super::requantize`]: a kernel that has no room for one state more gives codes rather than that it reads some.
 
-use super::pad::is;
-use super::rebuild::{Rebuild, prune};
-use super::{Graph, Node, Op, Origin, Var};
+use super::rebuild::{Rebuild, prune, source};
+use super::{Graph, Node, Op, Var};
 use crate::kernels::integer::{self, Arithmetic};
 use crate::kernels::quantize::Dequantize;
 use std::sync::Arc;
@@ -38,9 +37,8 @@ impl Skip {
         let arithmetic = integer::arithmetic_of(&*node.op).filter(|arithmetic| !arithmetic.residual_codes)?;
         let [.., Some(at)] = arithmetic.epilogue.indices(Arithmetic::FIRST) else { return None };
         let (residual, root) = (graph.shape(node.inputs[at]), graph.root(node.inputs[at]));
-        let Origin::Node { node: before, .. } = graph.values()[root.0].origin else { return None };
+        let (before, _, dequantize) = source::<Dequantize>(graph, root)?;
         let before = &graph.nodes()[before];
-        let dequantize = is::<Dequantize>(before)?;
         let &[codes, state] = &before.inputs[..] else { return None };
         let is_whole = graph.shape(root).len() == residual.len() && before.segment == node.segment;
         let suits = is_whole && dequantize.to == arithmetic.to && graph.shape(state).rows() == 1 && residual.last().is_multiple_of(4);
@@ -50,14 +48,12 @@ impl Skip {
     }
 
     fn build(self, rebuild: &mut Rebuild<'_>, node: &Node) {
-        rebuild.to.segment = node.segment;
         let mut inputs = rebuild.inputs(node);
         let [codes, state] = [self.codes, self.state].map(|var| rebuild.var(var));
         let shape = rebuild.from.shape(node.inputs[self.at]);
         let codes = rebuild.to.reshape(codes, shape.dims());
         inputs.splice(self.at..=self.at, [codes, state]);
-        let outputs = rebuild.add(&node.scope, self.op, &inputs);
-        node.outputs.iter().zip(outputs).for_each(|(&old, new)| rebuild.stand_for(old, new));
+        rebuild.replace(node, self.op, &inputs);
     }
 }
 

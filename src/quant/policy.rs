@@ -70,17 +70,15 @@ impl Quantization {
     pub fn layer(&self, name: &str) -> LayerBits {
         let both = |weights, inputs| LayerBits { weights: Some(weights), inputs: Some(inputs) };
         let (few, many) = (both(self.bits.weights, self.bits.activations), both(FIRST_AND_LAST, FIRST_AND_LAST));
-        // Compact differs in what lies between layers.
-        let preset = if self.preset == Preset::Compact { Preset::Executable } else { self.preset };
-        match (preset, Part::of(name)) {
-            (Preset::Compact, _)
-            | (Preset::EveryWeight, _)
-            | (Preset::Executable, Part::Inner | Part::Downsample | Part::InputProjection) => few,
+        use Preset::{Compact, Executable};
+        // The first two differ in what lies between layers.
+        match (self.preset, Part::of(name)) {
+            (Preset::EveryWeight, _) | (Compact | Executable, Part::Inner | Part::Downsample | Part::InputProjection) => few,
             (Preset::Backbone, _) if !name.starts_with("backbone.") => LayerBits::default(),
             (Preset::Backbone, Part::Stem) => many,
             (Preset::Backbone, _) => few,
-            (Preset::Executable, Part::Stem | Part::Head) | (Preset::Release, Part::Stem) => many,
-            (Preset::Executable, Part::SelfAttention | Part::CrossAttention) | (Preset::Release, Part::Inner) => few,
+            (Compact | Executable, Part::Stem | Part::Head) | (Preset::Release, Part::Stem) => many,
+            (Compact | Executable, Part::SelfAttention | Part::CrossAttention) | (Preset::Release, Part::Inner) => few,
             (Preset::Release, Part::SelfAttention) => LayerBits { inputs: None, ..few },
             (Preset::Release, Part::Downsample | Part::InputProjection | Part::Head | Part::CrossAttention) => LayerBits::default(),
         }

@@ -1,7 +1,8 @@
 //! What of a graph the shared launches take over.
 
+use super::super::rebuild::{is, source};
 use super::super::requantize::readers;
-use super::super::{Graph, Layout, Node, Op, Origin, Var};
+use super::super::{Graph, Layout, Node, Origin, Var};
 use crate::kernels::epilogue::Activation;
 use crate::kernels::integer::{IntegerScale, ScaleRow};
 use crate::kernels::quantize::{
@@ -9,7 +10,6 @@ use crate::kernels::quantize::{
 };
 use crate::kernels::reduce::ColumnSums;
 use crate::tensor::DType;
-use std::any::Any;
 use std::collections::HashMap;
 
 /// The state of a quantizer, computed from the arena.
@@ -21,7 +21,7 @@ pub(super) struct State {
 
 pub(super) fn states_of(graph: &Graph, arena: &Layout) -> Vec<State> {
     let state = |(index, node): (usize, &Node)| {
-        let op: &QuantizerState = of_type(node)?;
+        let op: &QuantizerState = is(node)?;
         let places: Vec<usize> = node.inputs.iter().map(|&v| place_of(graph, arena, v)).collect::<Option<_>>()?;
         let row = |i| StateRow { alpha: places[0] + i, zero_point: places.get(1).map(|zp| zp + i), levels: op.levels() };
         let state = node.outputs[0];
@@ -48,10 +48,6 @@ fn place_of(graph: &Graph, arena: &Layout, var: Var) -> Option<usize> {
     arena.place(param_of(graph, var)?)
 }
 
-fn of_type<T: Op>(node: &Node) -> Option<&T> {
-    (&*node.op as &dyn Any).downcast_ref()
-}
-
 /// A weight whose codes, and the values that these stand for, are computed from the arena.
 pub(super) struct Weight {
     /// The nodes of its quantizer and of what gives the values.
@@ -66,7 +62,7 @@ pub(super) struct Weight {
 
 /// The element type of all values: that which most of a network computes in. A few layers that answer in f32 keep nodes of their own.
 pub(super) fn values_type(graph: &Graph) -> DType {
-    let is_half = |node: &Node| of_type(node).is_some_and(|d: &Dequantize| d.to == DType::F16);
+    let is_half = |node: &Node| is(node).is_some_and(|d: &Dequantize| d.to == DType::F16);
     if graph.nodes().iter().any(is_half) { DType::F16 } else { DType::F32 }
 }
 
@@ -76,7 +72,7 @@ pub(super) fn weights_of(graph: &Graph, arena: &Layout, states: &[State]) -> Vec
     let mut of_codes: HashMap<Var, usize> = HashMap::new();
     let to = values_type(graph);
     for (index, node) in graph.nodes().iter().enumerate() {
-        if let Some(quantizer) = of_type::<Quantize>(node) {
+        if let Some(quantizer) = is::<Quantize>(node) {
             let place = place_of(graph, arena, node.inputs[0]).zip(of_state.get(&graph.root(node.inputs[1])));
             let Some((source, &state)) = place else { continue };
             let count = graph.shape(node.inputs[0]).len();
@@ -88,7 +84,7 @@ pub(super) fn weights_of(graph: &Graph, arena: &Layout, states: &[State]) -> Vec
             of_codes.insert(node.outputs[0], weights.len());
             let block = CodeBlock { source, count, element: 0, inner, states: [0; 2], levels: quantizer.levels(), values: 0 };
             weights.push(Weight { nodes: vec![index], codes: node.outputs[0], values: vec![], state, block });
-        } else if let Some(dequantizer) = of_type::<Dequantize>(node) {
+        } else if let Some(dequantizer) = is::<Dequantize>(node) {
             let Some(&weight) = of_codes.get(&graph.root(node.inputs[0])) else { continue };
             let weight = &mut weights[weight];
             let same = weight.block.inner == dequantizer.inner && of_state.get(&graph.root(node.inputs[1])) == Some(&weight.state);
@@ -122,7 +118,7 @@ impl Scale {
 pub(super) fn scales_of(graph: &Graph, arena: &Layout, states: &[State], weights: &[Weight]) -> Vec<Scale> {
     let (of_state, of_codes) = (numbers(states), weights.iter().enumerate().map(|(i, w)| (w.codes, i)).collect::<HashMap<_, _>>());
     let scale = |(index, node): (usize, &Node)| {
-        of_type::<IntegerScale>(node)?;
+        is::<IntegerScale>(node)?;
         let root = |i: usize| graph.root(node.inputs[i]);
         let states = [*of_state.get(&root(0))?, *of_state.get(&root(1))?];
         let bias = node.inputs.get(3).map(|&bias| place_of(graph, arena, bias));
@@ -182,7 +178,7 @@ pub(super) fn gradients_of(graph: &Graph, arena: &Layout, prefix: &str, states: 
     let outputs = Outputs::new(graph, arena, prefix);
     let of_state = numbers(states);
     let gradient = |(index, node): (usize, &Node)| {
-        of_type::<QuantizerStateBackward>(node)?;
+        is::<QuantizerStateBackward>(node)?;
         let only = |var: Var| outputs.readers.get(&graph.root(var)) == Some(&1);
         let (total, _, &ColumnSums { parts, scale, .. }) = source(graph, node.inputs[0])?;
         let sums = graph.nodes()[total].inputs[0];
@@ -244,10 +240,4 @@ impl<'a> Outputs<'a> {
         let name = self.names.get(&root).filter(|_| self.readers.get(&root) == Some(&1))?;
         name.strip_prefix(self.prefix).filter(|name| self.arena.contains(name))
     }
-}
-
-/// The node of such an op that gives a value, and as which of its outputs.
-pub(in super::super) fn source<T: Op>(graph: &Graph, var: Var) -> Option<(usize, usize, &T)> {
-    let Origin::Node { node, output } = graph.values()[graph.root(var).0].origin else { return None };
-    Some((node, output, of_type(&graph.nodes()[node])?))
 }

@@ -122,6 +122,7 @@ impl Op for IntegerConv {
 
     fn gradient(&self, g: &mut Graph, io: &Io, d_outputs: &[Option<Var>], wanted: &[bool]) -> Vec<Option<Var>> {
         assert_plain(self.name(), self.arithmetic);
+        assert_eq!(self.recodes, None, "integer_conv: differentiate the graph before it is fused");
         let Some(d_y) = d_outputs[0] else { return vec![None; wanted.len()] };
         let ([_, height, width, _], [_, kh, kw, _]) = (g.shape(io.inputs[0]).bhwc(), g.shape(io.inputs[1]).bhwc());
         let d_x = wanted[0].then(|| {

@@ -39,6 +39,21 @@ impl Recode {
         Shape::new([batch, height.div_ceil(self.step), width.div_ceil(self.step), channels])
     }
 
+    /// The codes that are read.
+    fn taken(self, codes: &Host) -> Host {
+        if self.step == 1 {
+            return codes.clone();
+        }
+        let shape = self.shape(codes.shape());
+        let ([_, from_height, from_width, channels], [batch, height, width, _]) = (codes.shape().bhwc(), shape.bhwc());
+        let pixel = |i: usize| {
+            let (image, row, column) = (i / (height * width), i / width % height, i % width);
+            let from = (image * from_height + row * self.step) * from_width + column * self.step;
+            &codes.as_i8()[from * channels..][..channels]
+        };
+        Host::i8(shape.dims(), (0..batch * height * width).flat_map(pixel).copied().collect())
+    }
+
     /// Whether there is a kernel for codes of a shape: it reads and writes words.
     pub(crate) fn suits(self, of: Shape) -> bool {
         if self.step == 1 { of.len().is_multiple_of(4) } else { of.dims().len() == 4 && of.last().is_multiple_of(4) }
@@ -86,23 +101,6 @@ impl Op for Recode {
 
     fn operations(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         7 * outputs[0].shape.len() as u64
-    }
-}
-
-impl Recode {
-    /// The codes that are read.
-    fn taken(self, codes: &Host) -> Host {
-        if self.step == 1 {
-            return codes.clone();
-        }
-        let shape = self.shape(codes.shape());
-        let ([_, from_height, from_width, channels], [batch, height, width, _]) = (codes.shape().bhwc(), shape.bhwc());
-        let pixel = |i: usize| {
-            let (image, row, column) = (i / (height * width), i / width % height, i % width);
-            let from = (image * from_height + row * self.step) * from_width + column * self.step;
-            &codes.as_i8()[from * channels..][..channels]
-        };
-        Host::i8(shape.dims(), (0..batch * height * width).flat_map(pixel).copied().collect())
     }
 }
 

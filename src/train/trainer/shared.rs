@@ -69,7 +69,7 @@ mod tests {
     use crate::models::config::{Backbone, Block, ResNet};
     use crate::models::{BatchSize, ModelConfig, detector};
     use crate::nn::initialize;
-    use crate::quant::{Bits, Quantization};
+    use crate::quant::{Bits, Preset, Quantization};
     use crate::tensor::Host;
     use crate::tensor::compare::{Tolerance, compare};
     use crate::train::TrainConfig;
@@ -86,8 +86,9 @@ mod tests {
     }
 
     /// The step of DETR-R50 at 4-4-8 bits on eight pictures of 800 × 1066, and the arena of its parameters.
-    fn published() -> (Shared, Layout) {
-        let config = quantized(ModelConfig::detr("resnet50").unwrap(), &[("precision", json!("f16"))]);
+    fn published(preset: Preset) -> (Shared, Layout) {
+        let mut config = quantized(ModelConfig::detr("resnet50").unwrap(), &[("precision", json!("f16"))]);
+        config.model.quantization.iter_mut().for_each(|quantization| quantization.preset = preset);
         let (options, size) = (config.trainer(), BatchSize { images: 8, height: 800, width: 1066 });
         let build = |trains: &dyn Fn(&str) -> bool| train_graph(&config.model, size, options.step, None, trains);
         let all = build(&|_| true);
@@ -100,7 +101,13 @@ mod tests {
 
     #[test]
     fn a_step_of_the_published_model_is_few_launches_and_little_memory() {
-        let (shared, layout) = published();
+        for (preset, bytes) in [(Preset::Executable, 5_200_000_000), (Preset::Compact, 5_600_000_000)] {
+            is_small(preset, bytes);
+        }
+    }
+
+    fn is_small(preset: Preset, bytes: usize) {
+        let (shared, layout) = published(preset);
         let count = |name: &str| shared.graph.nodes().iter().filter(|node| node.op.name() == name).count();
         let kinds = ["arena_backward", "arena_scales", "state_gradients", "integer_scale"].map(count);
         assert_eq!(kinds, [1, 1, 1, 0]);
@@ -108,7 +115,7 @@ mod tests {
         assert!(shared.graph.nodes().len() < 1500, "{} launches", shared.graph.nodes().len());
         let is_linked = |name: &str| layout.contains(name) || name.starts_with(GRADIENT);
         let scratch: usize = shared.needs(&is_linked).scratch.iter().sum();
-        assert!(scratch < 7_000_000_000, "{scratch} bytes");
+        assert!(scratch < bytes, "{preset:?}: {scratch} bytes");
     }
 
     /// A small trainer and a batch for it.
